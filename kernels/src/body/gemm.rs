@@ -1,0 +1,144 @@
+//! Matrix products with panels of weights, and the gradients of those weights.
+
+use super::product::{Product, Start, floats};
+use crate::line::{Line, PANEL_ROWS, padded};
+use crate::simd::Simd;
+use crate::table::Epilogue;
+
+/// Rows of activations, against panels of weights, summed over inputs.
+///
+/// # Safety
+///
+/// Shapes are as [`Kernels::gemm`](crate::Kernels::gemm) checks them.
+#[inline(always)]
+pub(crate) unsafe fn gemm<S: Simd>(
+    s: S,
+    out: &mut [f32],
+    a: &[f32],
+    weights: &[Line],
+    depth: usize,
+    epilogue: Epilogue<'_>,
+) {
+    let (rows, panels) = (a.len() / padded(depth), weights.len() / depth);
+    let product = weights_product(out, a, weights, depth, epilogue);
+    // SAFETY: `out` holds rows · panels lines, `a` the rows and `weights` the panels.
+    unsafe { product.compute(s, rows, panels) };
+}
+
+/// # Safety
+///
+/// Shapes are as [`Kernels::matvec`](crate::Kernels::matvec) checks them.
+#[inline(always)]
+pub(crate) unsafe fn matvec<S: Simd>(
+    s: S,
+    out: &mut [f32],
+    weights: &[Line],
+    x: &[f32],
+    depth: usize,
+    epilogue: Epilogue<'_>,
+) {
+    let product = weights_product(out, x, weights, depth, epilogue);
+    // SAFETY: `out` holds a line for each panel, `x` the inputs and `weights` the panels.
+    unsafe { product.compute_row(s, weights.len() / depth) };
+    if matches!(epilogue, Epilogue::BiasSigmoid(_)) {
+        super::math::sigmoid_in_place(s, out);
+    }
+}
+
+#[inline(always)]
+fn weights_product(
+    out: &mut [f32],
+    a: &[f32],
+    weights: &[Line],
+    depth: usize,
+    epilogue: Epilogue<'_>,
+) -> Product {
+    Product {
+        out: out.as_mut_ptr(),
+        out_row_stride: floats(weights.len() / depth),
+        out_panel_stride: floats(1),
+        scalars: a.as_ptr(),
+        scalar_row_stride: padded(depth),
+        scalar_step_stride: 1,
+        lines: weights.as_ptr().cast(),
+        line_panel_stride: floats(depth),
+        line_step_stride: floats(1),
+        steps: depth,
+        start: Start::from(epilogue),
+        sigmoid: matches!(epilogue, Epilogue::BiasSigmoid(_)),
+    }
+}
+
+/// Rows of x and dy that are multiplied before the next tile of the gradient is taken up, so few that they
+/// stay in the first- and second-level cache. The sums go on where they were, so it has no effect on results.
+const BLOCK_ROWS: usize = 128;
+
+/// Here the rows of the product are the inputs, its lines are those of dy, and it is summed over rows.
+///
+/// # Safety
+///
+/// Shapes are as [`Kernels::weight_gradient`](crate::Kernels::weight_gradient) checks them.
+#[inline(always)]
+pub(crate) unsafe fn weight_gradient<S: Simd>(
+    s: S,
+    gradient: &mut [Line],
+    first_panel: usize,
+    dy: &[f32],
+    dy_stride: usize,
+    x: &[f32],
+    depth: usize,
+) {
+    let (panels, x_stride) = (gradient.len() / depth, padded(depth));
+    for (dy, x) in dy.chunks(BLOCK_ROWS * dy_stride).zip(x.chunks(BLOCK_ROWS * x_stride)) {
+        let product = Product {
+            out: gradient.as_mut_ptr().cast(),
+            out_row_stride: floats(1),
+            out_panel_stride: floats(depth),
+            scalars: x.as_ptr(),
+            scalar_row_stride: 1,
+            scalar_step_stride: x_stride,
+            lines: dy[first_panel * PANEL_ROWS..].as_ptr(),
+            line_panel_stride: floats(1),
+            line_step_stride: dy_stride,
+            steps: dy.len() / dy_stride,
+            start: Start::Out,
+            sigmoid: false,
+        };
+        // SAFETY: `gradient` holds panels of `depth` lines; dy and x hold `steps` rows, and dy has the panels.
+        unsafe { product.compute(s, depth, panels) };
+    }
+}
+
+#[inline(always)]
+pub(crate) fn bias_gradient<S: Simd>(s: S, gradient: &mut [Line], dy: &[f32]) {
+    for row in dy.chunks_exact(gradient.len() * PANEL_ROWS) {
+        for (gradient, lanes) in gradient.iter_mut().zip(row.as_chunks().0) {
+            let sum = s.add(s.load(&gradient.0), s.load(lanes));
+            s.store(&mut gradient.0, sum);
+        }
+    }
+}
+
+/// Moves blocks of 16 × 16: both sides of a block are 16 consecutive lines.
+#[inline(always)]
+pub(crate) fn transpose_panels<S: Simd>(
+    _: S,
+    out: &mut [Line],
+    weights: &[Line],
+    rows: usize,
+    columns: usize,
+) {
+    for (out_panel, out_lines) in out.chunks_exact_mut(rows.max(1)).enumerate() {
+        let first_column = out_panel * PANEL_ROWS;
+        let block_columns = (columns - first_column).min(PANEL_ROWS);
+        for (panel, out_lines) in out_lines.chunks_mut(PANEL_ROWS).enumerate() {
+            let lines = &weights[panel * columns + first_column..][..block_columns];
+            for (row, out_line) in out_lines.iter_mut().enumerate() {
+                *out_line = Line::default();
+                for (lane, line) in out_line.0.iter_mut().zip(lines) {
+                    *lane = line.0[row];
+                }
+            }
+        }
+    }
+}

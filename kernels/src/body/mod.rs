@@ -1,0 +1,20 @@
+//! The operations, written once over [`Simd`](crate::simd::Simd).
+//!
+//! Every function is `#[inline(always)]` and is compiled as part of an instruction set's
+//! `#[target_feature]` function of the same name, which `isa::instantiate!` makes. What each computes,
+//! and the shapes it may rely on, is documented at the method of [`Kernels`](crate::Kernels) with its name.
+
+mod cell;
+mod gemm;
+mod loss;
+mod math;
+mod optimizer;
+mod product;
+mod rows;
+
+pub(crate) use cell::{cell_backward, cell_forward, cell_step};
+pub(crate) use gemm::{bias_gradient, gemm, matvec, transpose_panels, weight_gradient};
+pub(crate) use loss::{cross_entropy, softmax};
+pub(crate) use math::{exp, gelu, gelu_derivative, sigmoid};
+pub(crate) use optimizer::{adamw, dropout, sum_of_squares};
+pub(crate) use rows::{add_scaled_rows, dot_rows, rms_norm, rms_norm_backward};

@@ -1,0 +1,280 @@
+//! The product behind every matrix operation: rows of scalars times panels of lines, summed over steps.
+//!
+//! A tile of sums stays in registers. One step loads a line of each of the tile's panels and broadcasts a
+//! scalar of each of its rows, for rows · panels multiply-adds of 16 lanes. Panels are the outer loop, so
+//! the tile's lines stay in the first-level cache while the rows stream past. Every element of the
+//! output is one sum that takes its terms in the order of the steps: it does not depend on the tile.
+
+#![allow(clippy::needless_range_loop, reason = "a tile is indexed alike in registers and in memory")]
+
+use super::math;
+use crate::line::{Line, PANEL_ROWS};
+use crate::simd::{Lanes, Simd};
+use crate::table::Epilogue;
+
+/// out[row, panel, lane] = start + Σ_step scalar[row, step] · line[panel, step][lane].
+///
+/// Strides are in floats. `#[inline(always)]` makes those that are constants disappear.
+#[derive(Clone, Copy)]
+pub(super) struct Product {
+    pub(super) out: *mut f32,
+    pub(super) out_row_stride: usize,
+    pub(super) out_panel_stride: usize,
+    pub(super) scalars: *const f32,
+    pub(super) scalar_row_stride: usize,
+    pub(super) scalar_step_stride: usize,
+    pub(super) lines: *const f32,
+    pub(super) line_panel_stride: usize,
+    pub(super) line_step_stride: usize,
+    pub(super) steps: usize,
+    pub(super) start: Start,
+    pub(super) sigmoid: bool,
+}
+
+/// What the sums hold before the first step.
+#[derive(Clone, Copy)]
+pub(super) enum Start {
+    Zero,
+    Out,
+    /// Points to the line of the first panel.
+    Bias(*const Line),
+}
+
+impl From<Epilogue<'_>> for Start {
+    #[inline(always)]
+    fn from(epilogue: Epilogue<'_>) -> Self {
+        match epilogue {
+            Epilogue::Store => Self::Zero,
+            Epilogue::Accumulate => Self::Out,
+            Epilogue::Bias(bias) | Epilogue::BiasSigmoid(bias) => Self::Bias(bias.as_ptr()),
+        }
+    }
+}
+
+impl Product {
+    /// Computes `rows` rows and `panels` panels in tiles of `TILE_ROWS` by `TILE_PANELS`.
+    ///
+    /// # Safety
+    ///
+    /// The buffers hold that many rows and panels, and the output overlaps neither operand.
+    #[inline(always)]
+    pub(super) unsafe fn compute<S: Simd>(&self, s: S, rows: usize, panels: usize) {
+        let mut panel = 0;
+        while panel < panels {
+            let width = (panels - panel).min(S::TILE_PANELS);
+            let mut row = 0;
+            while row < rows {
+                let height = tile_height(rows - row, S::TILE_ROWS);
+                // SAFETY: rows `row..row + height` and panels `panel..panel + width` exist.
+                unsafe { self.from(row, panel).tile(s, height, width) };
+                row += height;
+            }
+            panel += width;
+        }
+    }
+
+    /// Computes one row and `panels` panels, `MATVEC_PANELS` at once.
+    ///
+    /// # Safety
+    ///
+    /// The buffers hold that many panels, and the output overlaps neither operand.
+    #[inline(always)]
+    pub(super) unsafe fn compute_row<S: Simd>(&self, s: S, panels: usize) {
+        let mut panel = 0;
+        while panel < panels {
+            let width = (panels - panel).min(S::MATVEC_PANELS);
+            // SAFETY: the row and panels `panel..panel + width` exist.
+            unsafe {
+                let tile = self.from(0, panel);
+                match width {
+                    1 => tile.sum::<S, 1, 1>(s),
+                    2 if const { S::MATVEC_PANELS >= 2 } => tile.sum::<S, 1, 2>(s),
+                    3 if const { S::MATVEC_PANELS >= 3 } => tile.sum::<S, 1, 3>(s),
+                    4 if const { S::MATVEC_PANELS >= 4 } => tile.sum::<S, 1, 4>(s),
+                    5 if const { S::MATVEC_PANELS >= 5 } => tile.sum::<S, 1, 5>(s),
+                    6 if const { S::MATVEC_PANELS >= 6 } => tile.sum::<S, 1, 6>(s),
+                    7 if const { S::MATVEC_PANELS >= 7 } => tile.sum::<S, 1, 7>(s),
+                    8 if const { S::MATVEC_PANELS >= 8 } => tile.sum::<S, 1, 8>(s),
+                    _ => unreachable!("a row takes at most 8 panels at once"),
+                }
+            }
+            panel += width;
+        }
+    }
+
+    /// The part of the product that begins at a row and a panel.
+    ///
+    /// # Safety
+    ///
+    /// The row and the panel exist.
+    #[inline(always)]
+    unsafe fn from(&self, row: usize, panel: usize) -> Self {
+        // SAFETY: the row and the panel exist, so every pointer stays in its buffer.
+        unsafe {
+            Self {
+                out: self.out.add(row * self.out_row_stride + panel * self.out_panel_stride),
+                scalars: self.scalars.add(row * self.scalar_row_stride),
+                lines: self.lines.add(panel * self.line_panel_stride),
+                start: match self.start {
+                    Start::Bias(bias) => Start::Bias(bias.add(panel)),
+                    start => start,
+                },
+                ..*self
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `height` rows and `width` panels exist, at least one and at most a tile of each.
+    #[inline(always)]
+    unsafe fn tile<S: Simd>(self, s: S, height: usize, width: usize) {
+        // SAFETY: the caller vouches for the rows and panels.
+        unsafe {
+            match width {
+                1 => self.tile_of_panels::<S, 1>(s, height),
+                2 if const { S::TILE_PANELS >= 2 } => self.tile_of_panels::<S, 2>(s, height),
+                3 if const { S::TILE_PANELS >= 3 } => self.tile_of_panels::<S, 3>(s, height),
+                _ => unreachable!("a tile has at most 3 panels"),
+            }
+            if self.sigmoid {
+                self.apply_sigmoid(s, height, width);
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `height` rows, at least one and at most `S::TILE_ROWS`, and `PANELS` panels exist.
+    #[inline(always)]
+    unsafe fn tile_of_panels<S: Simd, const PANELS: usize>(self, s: S, height: usize) {
+        // SAFETY: the caller vouches for the rows and panels.
+        unsafe {
+            match height {
+                1 => self.sum::<S, 1, PANELS>(s),
+                2 if const { S::TILE_ROWS >= 2 } => self.sum::<S, 2, PANELS>(s),
+                3 if const { S::TILE_ROWS >= 3 } => self.sum::<S, 3, PANELS>(s),
+                4 if const { S::TILE_ROWS >= 4 } => self.sum::<S, 4, PANELS>(s),
+                5 if const { S::TILE_ROWS >= 5 } => self.sum::<S, 5, PANELS>(s),
+                6 if const { S::TILE_ROWS >= 6 } => self.sum::<S, 6, PANELS>(s),
+                7 if const { S::TILE_ROWS >= 7 } => self.sum::<S, 7, PANELS>(s),
+                8 if const { S::TILE_ROWS >= 8 } => self.sum::<S, 8, PANELS>(s),
+                _ => unreachable!("a tile has at most 8 rows"),
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `ROWS` rows and `PANELS` panels exist.
+    #[inline(always)]
+    unsafe fn sum<S: Simd, const ROWS: usize, const PANELS: usize>(self, s: S) {
+        let mut sums = [[s.splat(0.0); PANELS]; ROWS];
+        // SAFETY: the loops stay within `ROWS` rows, `PANELS` panels and `steps` steps.
+        unsafe {
+            match self.start {
+                Start::Zero => {}
+                Start::Out => {
+                    for row in 0..ROWS {
+                        for panel in 0..PANELS {
+                            sums[row][panel] = s.load(&*self.out_lanes(row, panel));
+                        }
+                    }
+                }
+                Start::Bias(bias) => {
+                    for panel in 0..PANELS {
+                        let bias = s.load(&(*bias.add(panel)).0);
+                        for row in &mut sums {
+                            row[panel] = bias;
+                        }
+                    }
+                }
+            }
+            for step in 0..self.steps {
+                let mut lines = [s.splat(0.0); PANELS];
+                for panel in 0..PANELS {
+                    let line = self.lines.add(panel * self.line_panel_stride + step * self.line_step_stride);
+                    lines[panel] = s.load(&*line.cast());
+                }
+                for row in 0..ROWS {
+                    let scalar = row * self.scalar_row_stride + step * self.scalar_step_stride;
+                    let scalar = s.splat(*self.scalars.add(scalar));
+                    for panel in 0..PANELS {
+                        sums[row][panel] = s.mul_add(scalar, lines[panel], sums[row][panel]);
+                    }
+                }
+            }
+            for row in 0..ROWS {
+                for panel in 0..PANELS {
+                    s.store(&mut *self.out_lanes(row, panel), sums[row][panel]);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `height` rows and `width` panels exist.
+    #[inline(always)]
+    unsafe fn apply_sigmoid<S: Simd>(self, s: S, height: usize, width: usize) {
+        for row in 0..height {
+            for panel in 0..width {
+                // SAFETY: the row and the panel exist.
+                let lanes = unsafe { &mut *self.out_lanes(row, panel) };
+                let value = math::sigmoid_vector(s, s.load(lanes));
+                s.store(lanes, value);
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// The row and the panel exist.
+    #[inline(always)]
+    unsafe fn out_lanes(self, row: usize, panel: usize) -> *mut Lanes {
+        // SAFETY: the row and the panel exist.
+        unsafe { self.out.add(row * self.out_row_stride + panel * self.out_panel_stride).cast() }
+    }
+}
+
+/// Floats of `lines` lines: the stride from one to the next of them, if they are that far apart.
+pub(super) const fn floats(lines: usize) -> usize {
+    lines * PANEL_ROWS
+}
+
+/// The rows of the next tile when `rows` are left: whole tiles, and the last two of equal height, because
+/// a tile of few rows has too few independent sums to keep the multipliers busy.
+#[inline(always)]
+fn tile_height(rows: usize, tile_rows: usize) -> usize {
+    if rows <= tile_rows {
+        rows
+    } else if rows < 2 * tile_rows {
+        rows.div_ceil(2)
+    } else {
+        tile_rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tile_height;
+
+    #[test]
+    fn tiles_cover_every_row_and_the_last_two_are_of_equal_height() {
+        for tile_rows in 1..=8 {
+            for rows in 0..100 {
+                let mut heights = Vec::new();
+                let mut left = rows;
+                while left > 0 {
+                    let height = tile_height(left, tile_rows);
+                    assert!((1..=tile_rows).contains(&height), "{height} of {left} rows");
+                    heights.push(height);
+                    left -= height;
+                }
+                if let [.., second_last, last] = heights[..] {
+                    assert!(second_last - last <= 1, "{rows} rows in tiles of {heights:?}");
+                }
+            }
+        }
+    }
+}

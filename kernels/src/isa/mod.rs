@@ -1,0 +1,88 @@
+//! The instruction sets: one file each, and one line each in [`VARIANTS`].
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod scalar;
+mod wide;
+
+use crate::kernels::Kernels;
+use crate::table::Table;
+
+/// A set of kernels that may or may not exist on this architecture and CPU.
+pub(crate) struct Variant {
+    pub(crate) name: &'static str,
+    /// The kernels, if this CPU can run them.
+    pub(crate) detect: fn() -> Option<&'static Kernels>,
+}
+
+impl Table {
+    /// The portable reference: safe functions that run on every CPU.
+    pub const SCALAR: Self = scalar::TABLE;
+}
+
+/// `variant!(module, condition)`: the module's kernels where the condition for compiling it holds.
+macro_rules! variant {
+    ($module:ident, $condition:meta) => {{
+        #[cfg($condition)]
+        fn detect() -> Option<&'static Kernels> {
+            $module::detect()
+        }
+        #[cfg(not($condition))]
+        fn detect() -> Option<&'static Kernels> {
+            None
+        }
+        Variant { name: stringify!($module), detect }
+    }};
+}
+
+/// Every set of kernels there is on any architecture, best first.
+pub(crate) const VARIANTS: &[Variant] = &[
+    variant!(avx512, target_arch = "x86_64"),
+    variant!(avx2, target_arch = "x86_64"),
+    variant!(neon, target_arch = "aarch64"),
+    variant!(wide, all()),
+    variant!(scalar, all()),
+];
+
+/// Compiles every body for an instruction set: `instantiate! { { Token (attributes) name } operations }`
+/// is expanded by `operations!` into one function an operation, each with the attributes, and `KERNELS`.
+macro_rules! instantiate {
+    (
+        { $token:ident $attributes:tt $name:literal $description:literal }
+        $($operation:ident($($argument:ident: $type:ty),*) -> $result:ty;)*
+    ) => {
+        // SAFETY: `detect` hands these out only where the CPU has the instruction set, which is what the
+        // functions need beside checked shapes.
+        pub(super) static KERNELS: crate::kernels::Kernels = unsafe {
+            crate::kernels::Kernels::plug($name, $description, crate::table::Table { $($operation),* })
+        };
+
+        $(crate::isa::entry! { $token $attributes $operation($($argument: $type),*) -> $result })*
+
+        impl crate::simd::Compiled for $token {
+            #[inline(always)]
+            unsafe fn gemm(self, out: &mut [f32], a: &[f32], weights: &[Line], depth: usize, epilogue: Epilogue<'_>) {
+                // SAFETY: `self` proves the instruction set, and the caller vouches for the shapes.
+                unsafe { gemm(out, a, weights, depth, epilogue) }
+            }
+        }
+    };
+}
+use instantiate;
+
+/// One function of [`instantiate!`].
+macro_rules! entry {
+    ($token:ident ($($attribute:tt)*) $operation:ident($($argument:ident: $type:ty),*) -> $result:ty) => {
+        $($attribute)*
+        #[allow(clippy::too_many_arguments)]
+        unsafe fn $operation($($argument: $type),*) -> $result {
+            // SAFETY: the caller vouches for the CPU and for the shapes.
+            unsafe { crate::body::$operation(<$token as crate::simd::Simd>::new(), $($argument),*) }
+        }
+    };
+}
+use entry;

@@ -1,0 +1,35 @@
+//! The numerical kernels of shoestring: everything that touches vectors of floats, for every
+//! instruction set, behind one safe type.
+//!
+//! [`Kernels`] is a table of function pointers. [`Kernels::available`] lists those this CPU can run, best
+//! first; [`Kernels::select`] finds one by name. Their methods are the operations: matrix products over
+//! [panels](crate::Line), the recurrent cell forward and backward, normalisation, softmax and loss, the
+//! optimizer. Each checks the shapes of its buffers, in release builds too, and makes one call.
+//!
+//! Conventions: activations are row-major `f32` rows of [`padded`] width whose padding is zero; weights
+//! are [`Line`]s in panels of [`PANEL_ROWS`] output rows. Shapes in comments are [outermost, ..,
+//! innermost]; M counts rows of activations, K inputs, N outputs, and Kp, Np, Hp are padded widths.
+//!
+//! ```
+//! use shoestring_kernels::{Epilogue, Kernels, Line, pack_panels, padded, panel_lines};
+//!
+//! let (outputs, inputs) = (2, 3);
+//! let mut weights = vec![Line::default(); panel_lines(outputs, inputs)];
+//! pack_panels(&mut weights, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], outputs, inputs);
+//! let mut y = vec![0.0; padded(outputs)];
+//! Kernels::best().matvec(&mut y, &weights, &[1.0, 10.0, 100.0], inputs, Epilogue::Store);
+//! assert_eq!(y[..2], [321.0, 654.0]);
+//! ```
+
+mod body;
+mod dropout;
+mod isa;
+mod kernels;
+mod line;
+mod operations;
+mod simd;
+mod table;
+
+pub use kernels::{Kernels, UnknownKernel};
+pub use line::{Line, PANEL_ROWS, as_floats, as_floats_mut, pack_panels, padded, panel_lines, unpack_panels};
+pub use table::{AdamwStep, Epilogue, Table};

@@ -1,0 +1,119 @@
+//! The unit of every weight buffer, and the one weight layout.
+//!
+//! A matrix W of shape [N, K] is stored as ceil(N / 16) *panels* of 16 output rows. A panel is K
+//! [`Line`]s, one for each input column: lane `r` of line `k` of panel `p` is `W[16 p + r][k]`. A
+//! product then broadcasts one input and multiplies a whole line by it, without horizontal sums, and
+//! the same bytes serve a checkpoint file, a matrix-vector product and a matrix-matrix product.
+
+/// Output rows of a panel: the number of floats in a [`Line`].
+pub const PANEL_ROWS: usize = 16;
+
+/// 64 bytes, 64-byte aligned: the 16 weights of one input column of a panel.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+pub struct Line(pub [f32; PANEL_ROWS]);
+
+const _: () = assert!(size_of::<Line>() == 64 && align_of::<Line>() == 64);
+
+/// The lines as one slice of `16 * lines.len()` floats.
+#[must_use]
+pub const fn as_floats(lines: &[Line]) -> &[f32] {
+    // SAFETY: a `Line` is 16 floats without padding, so the bytes are `16 * len` valid floats.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * PANEL_ROWS) }
+}
+
+/// The lines as one mutable slice of `16 * lines.len()` floats.
+#[must_use]
+pub const fn as_floats_mut(lines: &mut [Line]) -> &mut [f32] {
+    // SAFETY: as in `as_floats`; the exclusive borrow of the lines is handed on.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * PANEL_ROWS) }
+}
+
+/// `width` rounded up to a multiple of 16: the row stride, in floats, of every activation buffer.
+#[must_use]
+pub const fn padded(width: usize) -> usize {
+    width.next_multiple_of(PANEL_ROWS)
+}
+
+/// Lines in the panels of a [rows, columns] matrix: `ceil(rows / 16) * columns`.
+#[must_use]
+pub const fn panel_lines(rows: usize, columns: usize) -> usize {
+    rows.div_ceil(PANEL_ROWS).checked_mul(columns).expect("a matrix that large cannot be stored")
+}
+
+/// Copies a row-major [rows, columns] matrix into panels; rows past the last become zero.
+///
+/// # Panics
+///
+/// If `panels` does not hold `panel_lines(rows, columns)` lines or `row_major` not rows * columns floats.
+pub fn pack_panels(panels: &mut [Line], row_major: &[f32], rows: usize, columns: usize) {
+    check_panels("pack_panels", panels.len(), row_major.len(), rows, columns);
+    panels.fill(Line::default());
+    for row in 0..rows {
+        for column in 0..columns {
+            let line = row / PANEL_ROWS * columns + column;
+            panels[line].0[row % PANEL_ROWS] = row_major[row * columns + column];
+        }
+    }
+}
+
+/// Copies panels back into a row-major [rows, columns] matrix; the inverse of [`pack_panels`].
+///
+/// # Panics
+///
+/// If `panels` does not hold `panel_lines(rows, columns)` lines or `row_major` not rows * columns floats.
+pub fn unpack_panels(row_major: &mut [f32], panels: &[Line], rows: usize, columns: usize) {
+    check_panels("unpack_panels", panels.len(), row_major.len(), rows, columns);
+    for row in 0..rows {
+        for column in 0..columns {
+            let line = row / PANEL_ROWS * columns + column;
+            row_major[row * columns + column] = panels[line].0[row % PANEL_ROWS];
+        }
+    }
+}
+
+fn check_panels(operation: &str, panels: usize, row_major: usize, rows: usize, columns: usize) {
+    let lines = panel_lines(rows, columns);
+    assert!(panels == lines, "{operation}: `panels` must hold {lines} lines, got {panels}");
+    // No overflow: `lines` is at least rows * columns / 16, and did not overflow.
+    let floats = rows.saturating_mul(columns);
+    assert!(row_major == floats, "{operation}: `row_major` must hold {floats} floats, got {row_major}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lane_r_of_line_k_of_panel_p_is_row_16p_plus_r() {
+        let (rows, columns) = (19, 3);
+        let matrix: Vec<f32> = (0..rows * columns).map(|i| i as f32 + 1.0).collect(); // [19, 3]
+        let mut panels = vec![Line([f32::NAN; PANEL_ROWS]); panel_lines(rows, columns)];
+        pack_panels(&mut panels, &matrix, rows, columns);
+        for (index, line) in panels.iter().enumerate() {
+            let (panel, k) = (index / columns, index % columns);
+            for (r, &value) in line.0.iter().enumerate() {
+                let row = panel * PANEL_ROWS + r;
+                let expected = if row < rows { matrix[row * columns + k] } else { 0.0 };
+                assert_eq!(value, expected, "panel {panel}, line {k}, lane {r}");
+            }
+        }
+        let mut back = vec![f32::NAN; matrix.len()];
+        unpack_panels(&mut back, &panels, rows, columns);
+        assert_eq!(back, matrix);
+    }
+
+    #[test]
+    fn floats_of_lines_are_in_order() {
+        let mut lines = [Line([1.0; PANEL_ROWS]), Line([2.0; PANEL_ROWS])];
+        as_floats_mut(&mut lines)[17] = 9.0;
+        assert_eq!(lines[1].0[1], 9.0);
+        assert_eq!(as_floats(&lines).len(), 32);
+    }
+
+    #[test]
+    #[should_panic(expected = "pack_panels: `panels` must hold 6 lines, got 5")]
+    fn a_short_panel_buffer_is_refused() {
+        pack_panels(&mut [Line::default(); 5], &[0.0; 57], 19, 3);
+    }
+}

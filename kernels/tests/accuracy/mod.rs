@@ -1,0 +1,79 @@
+//! How accurate the functions of one variable must be.
+
+use shoestring_kernels::Kernels;
+use std::f64::consts::{FRAC_1_SQRT_2, TAU};
+
+/// A function, its exact values, and the largest error allowed.
+pub struct Function {
+    pub name: &'static str,
+    pub run: fn(&Kernels, &mut [f32], &[f32]),
+    pub exact: fn(f64) -> f64,
+    /// Whether the first number is close enough to the second.
+    pub bound: Bound,
+}
+
+pub enum Bound {
+    /// In units in the last place of the exact value as f32.
+    Ulps(f64),
+    /// The larger of the two errors is allowed.
+    RelativeOrAbsolute(f64, f64),
+}
+
+pub const FUNCTIONS: [Function; 4] = [
+    Function { name: "exp", run: Kernels::exp, exact: libm::exp, bound: Bound::Ulps(2.0) },
+    Function { name: "sigmoid", run: Kernels::sigmoid, exact: sigmoid, bound: Bound::Ulps(4.0) },
+    Function { name: "gelu", run: Kernels::gelu, exact: gelu, bound: Bound::RelativeOrAbsolute(1e-6, 1e-7) },
+    Function {
+        name: "gelu_derivative",
+        run: Kernels::gelu_derivative,
+        exact: gelu_derivative,
+        bound: Bound::RelativeOrAbsolute(1e-6, 2e-7),
+    },
+];
+
+impl Function {
+    #[track_caller]
+    pub fn check(&self, kernels: &str, x: f32, got: f32, exact: f64) {
+        let accepted = if exact.is_nan() {
+            got.is_nan()
+        } else if f64::from(got) == exact || (exact > largest() && got == f32::INFINITY) {
+            true
+        } else {
+            let error = (f64::from(got) - exact).abs();
+            error
+                <= match self.bound {
+                    Bound::Ulps(ulps) => ulps * ulp(exact),
+                    Bound::RelativeOrAbsolute(relative, absolute) => absolute.max(relative * exact.abs()),
+                }
+        };
+        assert!(accepted, "{kernels} {}({x:e}): got {got:e}, exact {exact:e}", self.name);
+    }
+}
+
+/// The distance between neighbouring f32 at the magnitude of `x`.
+pub fn ulp(x: f64) -> f64 {
+    let exponent = libm::ilogb(x).clamp(-126, 127);
+    libm::ldexp(1.0, exponent - 23)
+}
+
+/// From here on, half an ulp above the largest float, a value rounds to infinity.
+fn largest() -> f64 {
+    f64::from(f32::MAX) + libm::ldexp(1.0, 103)
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + libm::exp(-x))
+}
+
+fn normal_distribution(x: f64) -> f64 {
+    0.5 * libm::erfc(-x * FRAC_1_SQRT_2)
+}
+
+fn gelu(x: f64) -> f64 {
+    if x == f64::NEG_INFINITY { 0.0 } else { x * normal_distribution(x) }
+}
+
+fn gelu_derivative(x: f64) -> f64 {
+    let slope = if x.is_infinite() { 0.0 } else { x * libm::exp(-0.5 * x * x) / TAU.sqrt() };
+    normal_distribution(x) + slope
+}

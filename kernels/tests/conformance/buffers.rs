@@ -1,0 +1,156 @@
+//! Buffers that notice what must not happen to them, and numbers to fill them with.
+
+use shoestring_kernels::{Line, PANEL_ROWS, as_floats, as_floats_mut, pack_panels, padded, panel_lines};
+use std::ops::{Deref, DerefMut};
+
+/// Surrounds every buffer: reading it spoils a result, and a write to it is noticed.
+const GUARD: u32 = 0x7fc5_a5a5; // a NaN
+
+/// Floats at a chosen distance from a 64-byte boundary, between guards. Dropping it checks the guards.
+pub struct Floats {
+    storage: Vec<Line>,
+    start: usize,
+    length: usize,
+}
+
+impl Floats {
+    /// `values`, starting `misalignment` floats, at most 15, after a 64-byte boundary.
+    pub fn new(values: &[f32], misalignment: usize) -> Self {
+        let guard = Line([f32::from_bits(GUARD); PANEL_ROWS]);
+        let start = PANEL_ROWS + misalignment;
+        let mut storage = vec![guard; (start + values.len()).div_ceil(PANEL_ROWS) + 1];
+        as_floats_mut(&mut storage)[start..][..values.len()].copy_from_slice(values);
+        Self { storage, start, length: values.len() }
+    }
+
+    /// A buffer to be overwritten: whatever is left of what it holds shows.
+    pub fn unwritten(length: usize, misalignment: usize) -> Self {
+        Self::new(&vec![f32::from_bits(GUARD); length], misalignment)
+    }
+}
+
+impl Deref for Floats {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &as_floats(&self.storage)[self.start..][..self.length]
+    }
+}
+
+impl DerefMut for Floats {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut as_floats_mut(&mut self.storage)[self.start..][..self.length]
+    }
+}
+
+impl Drop for Floats {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let all = as_floats(&self.storage);
+            assert_guard(&all[..self.start], "before");
+            assert_guard(&all[self.start + self.length..], "after");
+        }
+    }
+}
+
+/// Lines between guards. Dropping it checks the guards.
+pub struct Lines(Vec<Line>);
+
+impl Lines {
+    pub fn new(lines: &[Line]) -> Self {
+        let guard = [Line([f32::from_bits(GUARD); PANEL_ROWS])];
+        Self([&guard, lines, &guard].concat())
+    }
+
+    /// The panels of a row-major [rows, columns] matrix.
+    pub fn panels(row_major: &[f32], rows: usize, columns: usize) -> Self {
+        let mut panels = vec![Line::default(); panel_lines(rows, columns)];
+        pack_panels(&mut panels, row_major, rows, columns);
+        Self::new(&panels)
+    }
+
+    /// One row, padded with zeros.
+    pub fn row(values: &[f32]) -> Self {
+        Self::panels(values, values.len(), 1)
+    }
+
+    pub fn floats(&self) -> &[f32] {
+        as_floats(self)
+    }
+}
+
+impl Deref for Lines {
+    type Target = [Line];
+
+    fn deref(&self) -> &[Line] {
+        &self.0[1..self.0.len() - 1]
+    }
+}
+
+impl DerefMut for Lines {
+    fn deref_mut(&mut self) -> &mut [Line] {
+        let end = self.0.len() - 1;
+        &mut self.0[1..end]
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_guard(&self.0[0].0, "before");
+            assert_guard(&self.0[self.0.len() - 1].0, "after");
+        }
+    }
+}
+
+#[track_caller]
+fn assert_guard(guard: &[f32], place: &str) {
+    assert!(guard.iter().all(|value| value.to_bits() == GUARD), "a kernel wrote {place} its buffer");
+}
+
+/// A reproducible stream of numbers: SplitMix64 (Steele, Lea and Flood, 2014).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    /// Uniform in [-1, 1).
+    pub fn float(&mut self) -> f32 {
+        ((self.next() >> 40) as f32 / (1 << 23) as f32) - 1.0
+    }
+
+    /// Uniform in [-1, 1).
+    pub fn floats(&mut self, length: usize) -> Vec<f32> {
+        (0..length).map(|_| self.float()).collect()
+    }
+
+    /// Rows of `width` values in [-1, 1), padded with zeros: [rows, padded(width)].
+    pub fn rows(&mut self, rows: usize, width: usize) -> Vec<f32> {
+        let mut values = vec![0.0; rows * padded(width)];
+        for row in values.chunks_exact_mut(padded(width).max(1)) {
+            row[..width].fill_with(|| self.float());
+        }
+        values
+    }
+}
+
+#[test]
+#[should_panic(expected = "wrote after its buffer")]
+fn a_write_past_the_end_is_noticed() {
+    let mut floats = Floats::new(&[0.0; 5], 1);
+    let end = floats.start + floats.length;
+    as_floats_mut(&mut floats.storage)[end] = 0.0;
+}
+
+#[test]
+#[should_panic(expected = "wrote before its buffer")]
+fn a_write_before_the_start_is_noticed() {
+    let mut lines = Lines::new(&[Line::default()]);
+    lines.0[0].0[15] = 0.0;
+}

@@ -1,0 +1,294 @@
+//! Checkpoints (`.shoe`): a 64-byte header and one rkyv archive, mapped and used as it lies.
+//!
+//! Opening validates the file and deserializes nothing; weights go from the mapping straight into the
+//! kernels. The format is described in `docs/checkpoint-format.md`.
+
+mod header;
+mod line;
+mod save;
+mod schema;
+
+pub use header::Kind;
+pub use save::{atomic_write, save};
+pub use schema::{
+    Contents, Position, Recipe, Record, RunLength, TrainingState, Validation,
+};
+
+use crate::model::{ConfigError, Layout, ModelConfig};
+use crate::tokenizer::{Tokenizer, TokenizerError, TokenizerView};
+use header::{HEADER_LENGTH, Header};
+use memmap2::Mmap;
+use rkyv::rancor;
+use schema::{ArchivedContents, ArchivedTrainingState};
+use shoestring_kernels::Line;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Files up to this length have their checksum verified when they are opened: it takes under a
+/// millisecond. Larger ones are verified by [`Checkpoint::verify`].
+const VERIFY_AT_OPEN: usize = 8 << 20;
+
+/// Why a file could not be opened as a checkpoint.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the fields are what the messages name")]
+pub enum CheckpointError {
+    /// The file can't be read.
+    #[error("cannot open {path}: {source}", path = path.display())]
+    Io { path: PathBuf, source: io::Error },
+    /// The file is no checkpoint.
+    #[error("{path} is not a shoestring checkpoint", path = path.display())]
+    Foreign { path: PathBuf },
+    /// The file ends too early.
+    #[error("{path} is truncated: it has {length} bytes{}; use an earlier checkpoint",
+        expected.map(|e| format!(" of {e}")).unwrap_or_default(), path = path.display())]
+    Truncated { path: PathBuf, length: usize, expected: Option<u64> },
+    /// The file's contents contradict themselves or their checksum.
+    #[error("{path} is damaged: {what}; use an earlier checkpoint", path = path.display())]
+    Damaged { path: PathBuf, what: String },
+    /// The file was written by a newer version.
+    #[error("{path} has format version {version}, newer than the {known} this shoestring reads; update shoestring",
+        path = path.display())]
+    Newer { path: PathBuf, version: u32, known: u32 },
+    /// The file holds a model without the state of its training.
+    #[error("{path} holds a model only, not the state of its training, so training can't go on from it; \
+        use a numbered checkpoint of the run", path = path.display())]
+    NoTrainingState { path: PathBuf },
+    /// The file can't be written.
+    #[error("cannot save {path}: {source}", path = path.display())]
+    Save { path: PathBuf, source: io::Error },
+}
+
+/// An opened checkpoint. Everything is read in place.
+pub struct Checkpoint {
+    bytes: Bytes,
+    path: PathBuf,
+    header: Header,
+}
+
+enum Bytes {
+    Mapped(Mmap),
+    Static(&'static [u8]),
+}
+
+/// Bytes placed on a 64-byte boundary, as a checkpoint's must be; for `include_bytes!`.
+#[repr(C, align(64))]
+pub struct Aligned<T: ?Sized>(pub T);
+
+impl Checkpoint {
+    /// Maps and validates the checkpoint at `path`.
+    ///
+    /// # Errors
+    /// If it can't be read, or is foreign, truncated, damaged or newer than this version.
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let io_error = |source| CheckpointError::Io { path: path.to_owned(), source };
+        let file = File::open(path).map_err(io_error)?;
+        let metadata = file.metadata().map_err(io_error)?;
+        if metadata.is_dir() {
+            return Err(io_error(io::ErrorKind::IsADirectory.into()));
+        }
+        if metadata.len() == 0 {
+            return Err(CheckpointError::Foreign { path: path.to_owned() });
+        }
+        // SAFETY: the mapping is private and read-only. Another process that rewrites the file in place
+        // could still change what is seen here; shoestring itself only ever replaces checkpoints by
+        // renaming, which leaves a mapped file as it was.
+        let map = unsafe { Mmap::map(&file) }.map_err(io_error)?;
+        Checkpoint::validate(Bytes::Mapped(map), path.to_owned())
+    }
+
+    /// Validates a checkpoint that is part of the program; `name` stands for its path in errors.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`], and if `bytes` don't lie on a 64-byte boundary.
+    pub fn from_static(bytes: &'static [u8], name: &str) -> Result<Self, CheckpointError> {
+        Checkpoint::validate(Bytes::Static(bytes), name.into())
+    }
+
+    fn validate(bytes: Bytes, path: PathBuf) -> Result<Self, CheckpointError> {
+        let header = Header::parse(bytes.get(), &path)?;
+        let checkpoint = Checkpoint { bytes, path, header };
+        let file = checkpoint.bytes.get();
+        if file.len() <= VERIFY_AT_OPEN {
+            checkpoint.verify()?;
+        }
+        rkyv::access::<ArchivedContents<'static>, rancor::Error>(&file[HEADER_LENGTH..])
+            .map_err(|error| checkpoint.damaged(first_line(&error.to_string())))?;
+        let archive = checkpoint.archive();
+        let config = checkpoint.config();
+        config.validate().map_err(|error: ConfigError| checkpoint.damaged(&error.to_string()))?;
+        let lines = Layout::new(&config).lines;
+        if archive.weights.len() != lines {
+            return Err(checkpoint.damaged("its weights don't fit its configuration"));
+        }
+        let tokenizer = checkpoint.checked_tokenizer().map_err(|e| checkpoint.damaged(&e.to_string()))?;
+        if tokenizer.vocabulary_size() != config.vocabulary {
+            return Err(checkpoint.damaged("its tokenizer doesn't fit its configuration"));
+        }
+        if let Some(training) = archive.training.as_ref() {
+            let fits = training.first_moment.len() == lines && training.second_moment.len() == lines;
+            if !fits || archive.record.recipe.is_none() {
+                return Err(checkpoint.damaged("its training state doesn't fit its configuration"));
+            }
+        }
+        Ok(checkpoint)
+    }
+
+    /// Compares the whole file with its checksum.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Damaged`] if they differ.
+    pub fn verify(&self) -> Result<(), CheckpointError> {
+        if self.header.checksum_matches(self.bytes.get()) {
+            Ok(())
+        } else {
+            Err(self.damaged("its checksum does not match"))
+        }
+    }
+
+    /// Where the checkpoint was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How the weights are stored.
+    pub fn kind(&self) -> Kind {
+        self.header.kind
+    }
+
+    /// Size of the file in bytes.
+    pub fn file_length(&self) -> usize {
+        HEADER_LENGTH + self.header.archive_length
+    }
+
+    /// Sizes and options of the model.
+    pub fn config(&self) -> ModelConfig {
+        deserialize(&self.archive().config)
+    }
+
+    /// The weights, laid out as [`Layout`] says.
+    pub fn weights(&self) -> &[Line] {
+        line::lines(&self.archive().weights)
+    }
+
+    /// The tokenizer whose ids the model was trained on.
+    pub fn tokenizer(&self) -> TokenizerView<'_> {
+        let tokenizer = &self.archive().tokenizer;
+        TokenizerView::trusted(
+            line::words(&tokenizer.token_offsets),
+            &tokenizer.token_bytes,
+            line::words(&tokenizer.merges),
+            line::words(&tokenizer.merge_slots),
+        )
+    }
+
+    /// How the model came to be.
+    pub fn record(&self) -> Record {
+        deserialize(&self.archive().record)
+    }
+
+    /// What it takes to go on training.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NoTrainingState`] if the file holds only a model, and
+    /// [`CheckpointError::Damaged`] if the file doesn't match its checksum.
+    pub fn training(&self) -> Result<TrainingView<'_>, CheckpointError> {
+        self.verify()?;
+        match self.archive().training.as_ref() {
+            Some(archive) => Ok(TrainingView { archive }),
+            None => Err(CheckpointError::NoTrainingState { path: self.path.clone() }),
+        }
+    }
+
+    /// Whether training can go on from this file.
+    pub fn is_resumable(&self) -> bool {
+        self.archive().training.is_some()
+    }
+
+    fn checked_tokenizer(&self) -> Result<TokenizerView<'_>, TokenizerError> {
+        let tokenizer = &self.archive().tokenizer;
+        TokenizerView::new(
+            line::words(&tokenizer.token_offsets),
+            &tokenizer.token_bytes,
+            line::words(&tokenizer.merges),
+            line::words(&tokenizer.merge_slots),
+        )
+    }
+
+    fn archive(&self) -> &ArchivedContents<'_> {
+        let archive = &self.bytes.get()[HEADER_LENGTH..];
+        // SAFETY: `validate` ran rkyv's checked access on these bytes before any other use, and they have
+        // not changed since.
+        unsafe { rkyv::access_unchecked(archive) }
+    }
+
+    fn damaged(&self, what: &str) -> CheckpointError {
+        CheckpointError::Damaged { path: self.path.clone(), what: what.to_owned() }
+    }
+}
+
+/// The training state of an opened checkpoint.
+pub struct TrainingView<'a> {
+    archive: &'a ArchivedTrainingState<'a>,
+}
+
+impl<'a> TrainingView<'a> {
+    /// AdamW's first moment, laid out as the weights.
+    pub fn first_moment(&self) -> &'a [Line] {
+        line::lines(&self.archive.first_moment)
+    }
+
+    /// AdamW's second moment, laid out as the weights.
+    pub fn second_moment(&self) -> &'a [Line] {
+        line::lines(&self.archive.second_moment)
+    }
+
+    /// Where the run stands.
+    pub fn position(&self) -> Position {
+        deserialize(&self.archive.position)
+    }
+
+    /// Files the training text came from.
+    pub fn model_data(&self) -> Vec<PathBuf> {
+        self.archive.model_data.iter().map(|path| path.as_str().into()).collect()
+    }
+
+    /// Files the validation text came from; empty if it is the end of the training text.
+    pub fn validation_data(&self) -> Vec<PathBuf> {
+        self.archive.validation_data.iter().map(|path| path.as_str().into()).collect()
+    }
+}
+
+impl Bytes {
+    fn get(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped(map) => map,
+            Bytes::Static(bytes) => bytes,
+        }
+    }
+}
+
+/// The tokenizer of the checkpoint at `path`.
+///
+/// # Errors
+/// As [`Checkpoint::open`].
+pub fn open_tokenizer(path: &Path) -> Result<Tokenizer, CheckpointError> {
+    Ok(Checkpoint::open(path)?.tokenizer().to_owned())
+}
+
+/// Copies one of the small plain structs out of a validated archive.
+fn deserialize<T>(archived: &T::Archived) -> T
+where
+    T: rkyv::Archive,
+    T::Archived: rkyv::Deserialize<T, rancor::Strategy<rkyv::de::Pool, rancor::Panic>>,
+{
+    match rkyv::api::high::deserialize(archived) {
+        Ok(value) => value,
+        Err(never) => panic!("plain data without shared pointers always deserializes: {never:?}"),
+    }
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or("its structure is invalid")
+}

@@ -1,0 +1,70 @@
+//! `shoestring eval`
+
+use super::{Globals, open_model, thread_pool};
+use crate::evaluate::{Evaluation, EvaluationText, evaluate};
+use crate::text::Text;
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use std::io::{Write, stdout};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Args)]
+#[command(after_help = "Examples:\n  shoestring eval --checkpoint model.shoe --data held-out.txt\n  \
+    shoestring eval --checkpoint model.shoe --data texts/ --json")]
+pub struct EvalArgs {
+    /// Model to measure
+    #[arg(long, value_name = "FILE")]
+    checkpoint: PathBuf,
+    /// Text to measure on: files, or folders of .txt files
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    data: Vec<PathBuf>,
+    /// Threads [default: one a physical core]
+    #[arg(long, value_name = "N", value_parser = super::train::threads)]
+    threads: Option<usize>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    nats: f64,
+    tokens: usize,
+    chars: usize,
+    bytes: usize,
+    nats_per_token: f64,
+    nats_per_char: f64,
+    bits_per_byte: f64,
+    tokens_per_second: f64,
+}
+
+pub fn run(args: &EvalArgs, globals: Globals) -> Result<ExitCode> {
+    let model = open_model(Some(&args.checkpoint), globals)?;
+    let text = EvaluationText::new(model.tokenizer(), &Text::read(&args.data)?.bytes);
+    let pool = thread_pool(args.threads)?;
+    let evaluation = pool.install(|| evaluate(model.weights(), globals.kernels, &text));
+    let Evaluation { nats, tokens, chars, bytes, .. } = evaluation;
+    let report = Report {
+        nats,
+        tokens,
+        chars,
+        bytes,
+        nats_per_token: evaluation.nats_per_token(),
+        nats_per_char: evaluation.nats_per_char(),
+        bits_per_byte: evaluation.bits_per_byte(),
+        tokens_per_second: evaluation.tokens_per_second(),
+    };
+    let mut out = stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(&report)?)?;
+    } else {
+        writeln!(out, "{:.4} nats/char", report.nats_per_char)?;
+        writeln!(out, "{:.4} bits/byte", report.bits_per_byte)?;
+        writeln!(out, "{:.4} nats/token", report.nats_per_token)?;
+        writeln!(out, "{nats:.1} nats over {tokens} tokens, {chars} characters, {bytes} bytes")?;
+        writeln!(out, "{:.0} tokens/s", report.tokens_per_second)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,111 @@
+//! `shoestring generate`
+
+use super::arguments::SamplingArgs;
+use super::{Globals, open_model};
+use crate::chat::encode_prompt;
+use crate::generate::{FinishReason, Limits, generate};
+use crate::sample::Sampler;
+use crate::tokenizer::EOS;
+use anyhow::{Context, Result};
+use clap::Args;
+use serde::Serialize;
+use std::io::{self, IsTerminal, Read, Write, stdin, stdout};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+#[derive(Args)]
+#[command(after_help = "Examples:\n  shoestring generate --prompt \"Once upon a time\" --max-tokens 100\n  \
+    echo \"[USER] Hello! [EOS]\" | shoestring generate --json --seed 1")]
+pub struct GenerateArgs {
+    /// Model to write [default: the newest in ./checkpoints, or else the bundled one]
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Text to continue [default: what comes from stdin]
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// Tokens to write at most
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    max_tokens: usize,
+    /// End the text where this string comes up; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Go on past [EOS], up to --max-tokens
+    #[arg(long)]
+    ignore_eos: bool,
+    /// Print one JSON object with the text, token counts and timings
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    text: &'a str,
+    prompt_tokens: usize,
+    completion_tokens: usize,
+    finish_reason: &'static str,
+    seconds: f64,
+    tokens_per_second: f64,
+}
+
+pub fn run(args: &GenerateArgs, globals: Globals) -> Result<ExitCode> {
+    let model = open_model(args.checkpoint.as_deref(), globals)?;
+    let prompt = match &args.prompt {
+        Some(prompt) => prompt.clone(),
+        None if stdin().is_terminal() => String::new(),
+        None => read_stdin()?,
+    };
+    let mut tokens = encode_prompt(model.tokenizer(), &prompt);
+    let prompt_tokens = tokens.len();
+    // The model has to have seen something; [EOS] is what stands before any text.
+    tokens.insert(0, EOS);
+    let stop_tokens = if args.ignore_eos { Vec::new() } else { vec![EOS] };
+    let limits = Limits { max_tokens: args.max_tokens, stop_tokens, stop: args.stop.clone() };
+    let start = Instant::now();
+    let mut session = model.session();
+    session.feed_tokens(&tokens);
+    let mut sampler = Sampler::new(args.sampling.sampling());
+    let mut out = io::BufWriter::new(stdout().lock());
+    let stream = stdout().is_terminal();
+    let mut text = String::new();
+    let completion = generate(&mut session, &mut sampler, &limits, &mut |piece| {
+        if args.json {
+            text.push_str(piece);
+            return Ok(());
+        }
+        out.write_all(piece.as_bytes())?;
+        if stream { out.flush() } else { Ok(()) }
+    })?;
+    let seconds = start.elapsed().as_secs_f64();
+    if args.json {
+        let report = Report {
+            text: &text,
+            prompt_tokens,
+            completion_tokens: completion.tokens,
+            finish_reason: match completion.finish_reason {
+                FinishReason::Stop => "stop",
+                FinishReason::Length => "length",
+            },
+            seconds,
+            tokens_per_second: completion.tokens as f64 / seconds,
+        };
+        writeln!(out, "{}", serde_json::to_string(&report)?)?;
+    } else if stream {
+        writeln!(out)?;
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read_stdin() -> Result<String> {
+    let mut bytes = Vec::new();
+    stdin().lock().read_to_end(&mut bytes).context("cannot read the prompt from stdin")?;
+    let mut prompt = String::from_utf8_lossy(&bytes).into_owned();
+    // The line end that `echo` adds is not part of the prompt.
+    if prompt.ends_with('\n') {
+        prompt.pop();
+    }
+    Ok(prompt)
+}

@@ -1,0 +1,148 @@
+//! The command line: one file a subcommand, its flags and its flow.
+
+mod arguments;
+mod chat;
+mod eval;
+mod generate;
+mod inspect;
+mod progress;
+mod tokenizer;
+mod train;
+mod transfer;
+
+use crate::checkpoint::Checkpoint;
+use crate::model::Model;
+use crate::{bundled, train::newest_checkpoint};
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use shoestring_kernels::Kernels;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use thiserror::Error;
+
+/// Folder of checkpoints where no flag names one.
+const CHECKPOINTS: &str = "checkpoints";
+/// Exit code of a run that was interrupted and saved, as a shell reports SIGINT.
+const INTERRUPTED: u8 = 130;
+
+#[derive(Parser)]
+#[command(name = "shoestring", version = version(), about, long_about = None, max_term_width = 100)]
+#[command(after_help = "Without a model of your own, `shoestring chat` talks with the bundled one.")]
+/// Train a compact language model on your own text, on a CPU, and chat with it.
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Compute kernels to use; by default the best this machine has
+    #[arg(long, global = true, value_name = "NAME", env = "SHOESTRING_KERNEL")]
+    kernel: Option<String>,
+
+    /// Say nothing but results and errors
+    #[arg(long, short, global = true)]
+    quiet: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a model on text files
+    Train(Box<train::TrainArgs>),
+    /// Chat with a model
+    Chat(chat::ChatArgs),
+    /// Write text that continues a prompt
+    Generate(generate::GenerateArgs),
+    /// Measure a model's loss on a text
+    Eval(eval::EvalArgs),
+    /// Show what a checkpoint holds
+    Inspect(inspect::InspectArgs),
+    /// Train and use tokenizers
+    Tokenizer(tokenizer::TokenizerArgs),
+    /// Write a model as safetensors and tokenizer.json
+    Export(transfer::ExportArgs),
+    /// Make a checkpoint from safetensors and tokenizer.json
+    Import(transfer::ImportArgs),
+}
+
+/// What every subcommand may need.
+#[derive(Clone, Copy)]
+struct Globals {
+    kernels: &'static Kernels,
+    quiet: bool,
+}
+
+/// A wrong use of flags that only shows once files have been read; exits with code 2.
+#[derive(Debug, Error)]
+#[error("{0}")]
+struct UsageError(String);
+
+fn version() -> &'static str {
+    concat!(env!("CARGO_PKG_VERSION"), " (", env!("SHOESTRING_BUILD"), ")")
+}
+
+/// Runs the program with the process's arguments.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(code) => code,
+        // Whoever read our output has read enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("shoestring: {error:#}");
+            ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<ExitCode> {
+    let kernels = match arguments.kernel.as_deref() {
+        None | Some("") => Kernels::best(),
+        Some(name) => Kernels::select(name).map_err(|error| UsageError(error.to_string()))?,
+    };
+    let globals = Globals { kernels, quiet: arguments.quiet };
+    match arguments.command {
+        Command::Train(args) => train::run(*args, globals),
+        Command::Chat(args) => chat::run(&args, globals),
+        Command::Generate(args) => generate::run(&args, globals),
+        Command::Eval(args) => eval::run(&args, globals),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Tokenizer(args) => tokenizer::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Export(args) => transfer::export(&args, globals),
+        Command::Import(args) => transfer::import(&args, globals),
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// The model to run: of `path`, or the newest checkpoint in ./checkpoints, or the bundled one.
+fn open_model(path: Option<&Path>, globals: Globals) -> Result<Model> {
+    let checkpoint = match path {
+        Some(path) => Checkpoint::open(path)?,
+        None => match newest_checkpoint(Path::new(CHECKPOINTS)) {
+            Some(path) => {
+                if !globals.quiet {
+                    eprintln!("Using {} (choose another with --checkpoint).", path.display());
+                }
+                Checkpoint::open(&path)?
+            }
+            None => bundled::model()?,
+        },
+    };
+    Ok(Model::new(checkpoint, globals.kernels))
+}
+
+/// A pool of `threads` threads, by default one a core.
+fn thread_pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
+    let threads = threads.unwrap_or_else(num_cpus::get_physical);
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("cannot start threads")
+}
+
+/// `paths` for a message: the first, and how many more.
+fn name_paths(paths: &[PathBuf]) -> String {
+    match paths {
+        [] => "the bundled corpus".to_owned(),
+        [one] => one.display().to_string(),
+        [first, more @ ..] => format!("{} and {} more", first.display(), more.len()),
+    }
+}

@@ -1,0 +1,428 @@
+//! `shoestring train`
+
+use super::arguments::{below_one, duration, float, minutes, positive};
+use super::progress::Display;
+use super::{CHECKPOINTS, Globals, INTERRUPTED, UsageError, name_paths, chat};
+use crate::checkpoint::{Checkpoint, Recipe, RunLength};
+use crate::model::{Layout, ModelConfig};
+use crate::text::Text;
+use crate::tokenizer::{MINIMUM_VOCABULARY, Tokenizer};
+use crate::train::{Corpus, Options, Outcome, Run, RunFolder, classic_recipe, default_recipe};
+use crate::bundled;
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use std::io::{IsTerminal, stdin, stdout};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Minutes that suit the bundled corpus.
+const BUNDLED_MINUTES: f64 = 5.0;
+
+#[derive(Args)]
+#[command(after_help = "Examples:\n  shoestring train --model-data book.txt --minutes 10\n  \
+    shoestring train --checkpoint checkpoints/step-00012000.shoe --minutes 20")]
+pub struct TrainArgs {
+    /// Text to train on: files, or folders of .txt files; by default the bundled corpus
+    #[arg(long, value_name = "FILE", num_args = 1.., help_heading = "Text")]
+    model_data: Vec<PathBuf>,
+    /// Text to train the tokenizer on; by default the training text
+    #[arg(long, value_name = "FILE", num_args = 1.., help_heading = "Text")]
+    bpe_data: Vec<PathBuf>,
+    /// Text to validate on; by default the last 10 % of the training text, which is then not trained on
+    #[arg(long, value_name = "FILE", num_args = 1.., help_heading = "Text")]
+    validation_data: Vec<PathBuf>,
+
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    training: TrainingArgs,
+
+    /// Checkpoint to resume from
+    #[arg(long, value_name = "FILE", help_heading = "Checkpoints")]
+    checkpoint: Option<PathBuf>,
+    /// Folder for checkpoints and metrics.jsonl [default: checkpoints, or the resumed checkpoint's folder]
+    #[arg(long, value_name = "DIR", help_heading = "Checkpoints")]
+    checkpoint_dir: Option<PathBuf>,
+    /// Longest time between checkpoints, such as 30s or 5m
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration, help_heading = "Checkpoints")]
+    save_every: Duration,
+    /// Numbered checkpoints to keep, besides the best
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = keep, help_heading = "Checkpoints")]
+    keep: usize,
+
+    /// Threads [default: one a physical core]; the result does not depend on it
+    #[arg(long, value_name = "N", value_parser = threads)]
+    threads: Option<usize>,
+    /// Don't start a chat after training
+    #[arg(long)]
+    no_chat: bool,
+}
+
+/// Sizes of the model.
+#[derive(Args)]
+#[command(next_help_heading = "Model")]
+struct ModelArgs {
+    /// Tokens in the vocabulary [default: 850]
+    #[arg(long, value_name = "N", value_parser = vocabulary)]
+    bpe_vocab_size: Option<usize>,
+    /// Width of a token's embedding [default: 96]
+    #[arg(long, value_name = "N", value_parser = width)]
+    embedding_dim: Option<usize>,
+    /// Width of an expert's state [default: 96]
+    #[arg(long, value_name = "N", value_parser = width)]
+    gru_hidden_size: Option<usize>,
+    /// Layers [default: 2]
+    #[arg(long, value_name = "N", value_parser = layers)]
+    gru_layers: Option<usize>,
+    /// Experts a layer [default: 6]
+    #[arg(long, value_name = "N", value_parser = experts)]
+    num_experts: Option<usize>,
+    /// Experts that run for a token [default: all]
+    #[arg(long, value_name = "N", value_parser = experts)]
+    top_k: Option<usize>,
+    /// Share the embedding's matrix with the head (needs equal widths)
+    #[arg(long)]
+    tied: bool,
+    /// Epsilon of RMSNorm [default: 1e-5]
+    #[arg(long, value_name = "X", value_parser = positive)]
+    eps_rmsnorm: Option<f32>,
+}
+
+/// How to train. What no flag names comes from the recipe, or from the checkpoint when resuming.
+#[derive(Args)]
+#[command(next_help_heading = "Training")]
+struct TrainingArgs {
+    /// Where the settings come from that no flag names
+    #[arg(long, value_enum)]
+    recipe: Option<RecipeName>,
+    /// Train for so many passes over the text
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), group = "length")]
+    epochs: Option<u32>,
+    /// Train for so many minutes [default: 5]
+    #[arg(long, value_name = "X", value_parser = minutes, group = "length")]
+    minutes: Option<f64>,
+    /// Train for so many optimizer steps
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), group = "length")]
+    steps: Option<u64>,
+    /// Streams of text read side by side
+    #[arg(long, value_name = "N", value_parser = batch)]
+    batch_size: Option<usize>,
+    /// Tokens one gradient spans
+    #[arg(long, value_name = "N", value_parser = sequence)]
+    seq_length: Option<usize>,
+    /// Peak learning rate
+    #[arg(long, value_name = "X", value_parser = float::<0, 100>)]
+    lr: Option<f32>,
+    /// Steps over which the learning rate rises
+    #[arg(long, value_name = "N")]
+    warmup_steps: Option<u64>,
+    /// Part of the learning rate that is left at the end; 1 keeps it constant
+    #[arg(long, value_name = "X", value_parser = float::<0, 1>)]
+    final_lr: Option<f32>,
+    /// Weight decay of matrices
+    #[arg(long, value_name = "X", value_parser = float::<0, 100>)]
+    wd: Option<f32>,
+    /// Largest norm of a gradient
+    #[arg(long, value_name = "X", value_parser = positive)]
+    grad_clip: Option<f32>,
+    /// Probability of dropping an element of an embedding or a layer's output
+    #[arg(long, value_name = "P", value_parser = below_one)]
+    dropout: Option<f32>,
+    /// AdamW's decay rate of the first moment
+    #[arg(long, value_name = "X", value_parser = below_one)]
+    beta1: Option<f32>,
+    /// AdamW's decay rate of the second moment
+    #[arg(long, value_name = "X", value_parser = below_one)]
+    beta2: Option<f32>,
+    /// Epsilon of AdamW
+    #[arg(long, value_name = "X", value_parser = positive)]
+    eps_adamw: Option<f32>,
+    /// Seed of the weights, the data order and dropout
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum RecipeName {
+    /// What trains best
+    Default,
+    /// The model's documented settings
+    Classic,
+}
+
+/// A number from LOW to HIGH.
+fn within<const LOW: usize, const HIGH: usize>(text: &str) -> Result<usize, String> {
+    let value: usize = text.parse().map_err(|_| "not a whole number".to_owned())?;
+    if (LOW..=HIGH).contains(&value) { Ok(value) } else { Err(format!("it must lie between {LOW} and {HIGH}")) }
+}
+
+fn vocabulary(text: &str) -> Result<usize, String> {
+    within::<MINIMUM_VOCABULARY, { 1 << 20 }>(text)
+}
+
+fn width(text: &str) -> Result<usize, String> {
+    within::<1, { 1 << 14 }>(text)
+}
+
+fn layers(text: &str) -> Result<usize, String> {
+    within::<1, 64>(text)
+}
+
+fn experts(text: &str) -> Result<usize, String> {
+    within::<1, 256>(text)
+}
+
+fn batch(text: &str) -> Result<usize, String> {
+    within::<1, 4096>(text)
+}
+
+fn sequence(text: &str) -> Result<usize, String> {
+    within::<1, 65_536>(text)
+}
+
+pub(super) fn threads(text: &str) -> Result<usize, String> {
+    within::<1, 1024>(text)
+}
+
+fn keep(text: &str) -> Result<usize, String> {
+    within::<1, 1_000_000>(text)
+}
+
+pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
+    // Before anything is read or computed: a Ctrl-C must never lose what there is.
+    let stop = stop_on_signals()?;
+    let mut run = match &args.checkpoint {
+        Some(path) => resume(&args, path, globals)?,
+        None => start(&args, globals)?,
+    };
+    let mut display = Display::new(globals.quiet);
+    let outcome = run.train(&stop, &mut |event| display.show(&event));
+    display.finish();
+    let outcome = outcome?;
+    let folder = run.folder();
+    let newest = folder.newest().unwrap_or(folder.path()).to_owned();
+    match outcome {
+        Outcome::Interrupted => {
+            let newest = newest.display();
+            eprintln!("Stopped and saved. Go on with: shoestring train --checkpoint {newest}");
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+        Outcome::Finished => {
+            let model = folder.best().unwrap_or(newest);
+            if !globals.quiet {
+                display.summary(run.record(), &model);
+            }
+            drop(run);
+            if !args.no_chat && stdin().is_terminal() && stdout().is_terminal() {
+                chat::with_model(&model, globals)?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// A flag that the first SIGINT or SIGTERM sets; the second ends the process at once.
+fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+        eprintln!("\nFinishing the step and saving; once more to stop at once.");
+    })
+    .context("cannot handle signals")?;
+    Ok(stop)
+}
+
+fn start(args: &TrainArgs, globals: Globals) -> Result<Run> {
+    let corpus = read_corpus(&args.model_data, &args.validation_data, globals)?;
+    let tokenizer = train_tokenizer(args, &corpus, globals)?;
+    let config = new_config(&args.model, tokenizer.view().vocabulary_size())?;
+    let mut recipe = match args.training.recipe {
+        None | Some(RecipeName::Default) => default_recipe(),
+        Some(RecipeName::Classic) => classic_recipe(),
+    };
+    if args.model_data.is_empty() && args.training.recipe.is_none() {
+        recipe.length = RunLength::Minutes(BUNDLED_MINUTES);
+    }
+    args.training.apply(&mut recipe);
+    let path = args.checkpoint_dir.as_deref().unwrap_or(Path::new(CHECKPOINTS));
+    let (folder, moved) = RunFolder::create(path, args.keep)?;
+    if let Some(moved) = moved.filter(|_| !globals.quiet) {
+        eprintln!("Moved an earlier run's files to {}.", moved.display());
+    }
+    let options = args.options();
+    let run = Run::start(config, recipe, tokenizer, corpus, globals.kernels, folder, options.clone())?;
+    announce(&run, config, &args.model_data, &options, globals);
+    Ok(run)
+}
+
+fn resume(args: &TrainArgs, path: &Path, globals: Globals) -> Result<Run> {
+    let checkpoint = Checkpoint::open(path)?;
+    let training = checkpoint.training()?;
+    let record = checkpoint.record();
+    let mut recipe = record.recipe.clone().unwrap_or_else(default_recipe);
+    refuse_contradictions(args, &checkpoint, &recipe)?;
+    args.training.apply(&mut recipe);
+    let given = |flag: &[PathBuf], stored: Vec<PathBuf>| if flag.is_empty() { stored } else { flag.to_vec() };
+    let model_data = given(&args.model_data, training.model_data());
+    let validation_data = given(&args.validation_data, training.validation_data());
+    let corpus = read_corpus(&model_data, &validation_data, globals)?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let folder = args.checkpoint_dir.as_deref().or(parent).unwrap_or(Path::new("."));
+    let folder = RunFolder::reopen(folder, args.keep, record.step)?;
+    let options = args.options();
+    let run = Run::resume(&checkpoint, recipe, corpus, globals.kernels, folder, options.clone())?;
+    if !globals.quiet {
+        eprintln!("Resuming {} at step {}, epoch {}.", path.display(), record.step, record.epoch);
+        if record.kernel != globals.kernels.name() {
+            let (before, now) = (&record.kernel, globals.kernels.name());
+            eprintln!("Its kernels were {before}, now {now}: weights may differ from an undisturbed run's in the last bits.");
+        }
+    }
+    announce(&run, checkpoint.config(), &model_data, &options, globals);
+    Ok(run)
+}
+
+/// An error for every flag that says something else than the checkpoint about what can't be changed.
+fn refuse_contradictions(args: &TrainArgs, checkpoint: &Checkpoint, recipe: &Recipe) -> Result<()> {
+    let config = checkpoint.config();
+    let (model, training) = (&args.model, &args.training);
+    let fixed = [
+        ("--bpe-vocab-size", model.bpe_vocab_size, config.vocabulary),
+        ("--embedding-dim", model.embedding_dim, config.embedding),
+        ("--gru-hidden-size", model.gru_hidden_size, config.hidden),
+        ("--gru-layers", model.gru_layers, config.layers),
+        ("--num-experts", model.num_experts, config.experts),
+        ("--top-k", model.top_k, config.top_k),
+        ("--batch-size", training.batch_size, recipe.batch_size),
+        ("--seq-length", training.seq_length, recipe.seq_length),
+    ];
+    let mut contradictions: Vec<String> = fixed
+        .into_iter()
+        .filter_map(|(flag, given, stored)| Some((flag, given?, stored)))
+        .filter(|(_, given, stored)| given != stored)
+        .map(|(flag, given, stored)| format!("{flag} {given} (the checkpoint has {stored})"))
+        .collect();
+    if training.seed.is_some_and(|seed| seed != recipe.seed) {
+        contradictions.push(format!("--seed (the checkpoint has {})", recipe.seed));
+    }
+    if model.eps_rmsnorm.is_some_and(|eps| eps != config.eps_rmsnorm) {
+        contradictions.push(format!("--eps-rmsnorm (the checkpoint has {})", config.eps_rmsnorm));
+    }
+    if model.tied && !config.tied {
+        contradictions.push("--tied (the checkpoint's head is its own)".to_owned());
+    }
+    if !args.bpe_data.is_empty() {
+        contradictions.push("--bpe-data (the tokenizer comes from the checkpoint)".to_owned());
+    }
+    if training.recipe.is_some() {
+        contradictions.push("--recipe (the settings come from the checkpoint; single flags may change them)".to_owned());
+    }
+    if contradictions.is_empty() {
+        return Ok(());
+    }
+    let what = contradictions.join(", ");
+    Err(UsageError(format!("{} can't be resumed with {what}; leave it out", checkpoint.path().display())).into())
+}
+
+fn read_corpus(model_data: &[PathBuf], validation_data: &[PathBuf], globals: Globals) -> Result<Corpus> {
+    let text = if model_data.is_empty() {
+        Text { bytes: bundled::CORPUS.to_vec(), files: Vec::new(), converted_line_ends: false }
+    } else {
+        Text::read(model_data)?
+    };
+    let validation = if validation_data.is_empty() { None } else { Some(Text::read(validation_data)?) };
+    let converted = text.converted_line_ends || validation.as_ref().is_some_and(|text| text.converted_line_ends);
+    if converted && !globals.quiet {
+        eprintln!("Windows line ends in the text are read as plain ones.");
+    }
+    Ok(Corpus::new(text, validation))
+}
+
+fn train_tokenizer(args: &TrainArgs, corpus: &Corpus, globals: Globals) -> Result<Tokenizer> {
+    let text = if args.bpe_data.is_empty() { None } else { Some(Text::read(&args.bpe_data)?.bytes) };
+    let text = text.as_deref().unwrap_or(corpus.training());
+    if !globals.quiet {
+        eprintln!("Training the tokenizer on {}.", size(text.len()));
+    }
+    let vocabulary = args.model.bpe_vocab_size.unwrap_or(850);
+    Ok(Tokenizer::train(&[text], vocabulary, args.options().threads)?)
+}
+
+fn new_config(args: &ModelArgs, vocabulary: usize) -> Result<ModelConfig> {
+    let experts = args.num_experts.unwrap_or(6);
+    let config = ModelConfig {
+        vocabulary,
+        embedding: args.embedding_dim.unwrap_or(96),
+        hidden: args.gru_hidden_size.unwrap_or(96),
+        layers: args.gru_layers.unwrap_or(2),
+        experts,
+        top_k: args.top_k.unwrap_or(experts),
+        tied: args.tied,
+        eps_rmsnorm: args.eps_rmsnorm.unwrap_or(1e-5),
+    };
+    config.validate().map_err(|error| UsageError(error.to_string()))?;
+    Ok(config)
+}
+
+fn announce(run: &Run, config: ModelConfig, model_data: &[PathBuf], options: &Options, globals: Globals) {
+    if globals.quiet {
+        return;
+    }
+    let (training, validation) = run.tokens();
+    let ModelConfig { vocabulary, embedding, hidden, layers, experts, top_k, .. } = config;
+    let parameters = Layout::new(&config).parameters();
+    eprintln!(
+        "Text: {}: {training} tokens to train on, {validation} to validate, vocabulary {vocabulary}.",
+        name_paths(model_data)
+    );
+    eprintln!(
+        "Model: {parameters} parameters: embedding {embedding}, {layers} layers of {experts} experts \
+         ({top_k} active) of width {hidden}."
+    );
+    let (threads, kernel) = (options.threads, globals.kernels.name());
+    let folder = run.folder().path().display();
+    eprintln!("Kernels {kernel}, {threads} threads. Checkpoints go to {folder}; Ctrl-C stops and saves.");
+}
+
+fn size(bytes: usize) -> String {
+    if bytes < 10_000 { format!("{bytes} bytes") } else { format!("{:.2} MB", bytes as f64 / 1e6) }
+}
+
+impl TrainArgs {
+    fn options(&self) -> Options {
+        let threads = self.threads.unwrap_or_else(num_cpus::get_physical);
+        Options { threads, keep: self.keep, save_every: self.save_every }
+    }
+}
+
+impl TrainingArgs {
+    /// Lets every flag that was given win over the recipe.
+    fn apply(&self, recipe: &mut Recipe) {
+        fn set<T: Copy>(setting: &mut T, flag: Option<T>) {
+            if let Some(value) = flag {
+                *setting = value;
+            }
+        }
+        set(&mut recipe.batch_size, self.batch_size);
+        set(&mut recipe.seq_length, self.seq_length);
+        set(&mut recipe.lr, self.lr);
+        set(&mut recipe.warmup_steps, self.warmup_steps);
+        set(&mut recipe.final_lr, self.final_lr);
+        set(&mut recipe.wd, self.wd);
+        set(&mut recipe.grad_clip, self.grad_clip);
+        set(&mut recipe.dropout, self.dropout);
+        set(&mut recipe.beta1, self.beta1);
+        set(&mut recipe.beta2, self.beta2);
+        set(&mut recipe.eps_adamw, self.eps_adamw);
+        set(&mut recipe.seed, self.seed);
+        let epochs = self.epochs.map(RunLength::Epochs);
+        let minutes = self.minutes.map(RunLength::Minutes);
+        set(&mut recipe.length, epochs.or(minutes).or(self.steps.map(RunLength::Steps)));
+    }
+}

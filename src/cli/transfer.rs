@@ -1,0 +1,46 @@
+//! `shoestring export` and `shoestring import`
+
+use super::{Globals, open_model};
+use crate::model::Layout;
+use crate::transfer;
+use anyhow::Result;
+use clap::Args;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Args)]
+#[command(after_help = "Example:\n  shoestring export checkpoints/best.shoe exported")]
+pub struct ExportArgs {
+    /// Checkpoint to export
+    checkpoint: PathBuf,
+    /// Folder to write model.safetensors and tokenizer.json to
+    folder: PathBuf,
+}
+
+#[derive(Args)]
+#[command(after_help = "Example:\n  shoestring import exported -o model.shoe")]
+pub struct ImportArgs {
+    /// Folder with model.safetensors and tokenizer.json
+    folder: PathBuf,
+    /// Checkpoint to write
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+}
+
+pub fn export(args: &ExportArgs, globals: Globals) -> Result<ExitCode> {
+    let model = open_model(Some(&args.checkpoint), globals)?;
+    transfer::export(&model, &args.folder)?;
+    if !globals.quiet {
+        eprintln!("Wrote model.safetensors and tokenizer.json to {}.", args.folder.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn import(args: &ImportArgs, globals: Globals) -> Result<ExitCode> {
+    let config = transfer::import(&args.folder, &args.output)?;
+    if !globals.quiet {
+        let parameters = Layout::new(&config).parameters();
+        eprintln!("Wrote {} ({parameters} parameters).", args.output.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}

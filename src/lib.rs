@@ -1,0 +1,25 @@
+//! shoestring: train a compact recurrent language model (MoE-GRU) on your own text, on a CPU, and chat
+//! with it.
+//!
+//! The parts, in the order a reader may want them: [`model`] (configuration, parameters, decoding),
+//! [`reference`] (the same model in plain loops, which everything is tested against), [`train`],
+//! [`tokenizer`], [`checkpoint`], [`sample`], [`generate`], [`chat`]. All arithmetic is done by the
+//! kernels of the crate `shoestring-kernels`.
+
+pub mod bundled;
+pub mod chat;
+pub mod checkpoint;
+#[doc(hidden)]
+pub mod cli;
+pub mod evaluate;
+pub mod generate;
+pub mod model;
+pub mod reference;
+pub mod sample;
+pub mod text;
+pub mod tokenizer;
+pub mod train;
+pub mod transfer;
+
+pub use model::{Model, ModelConfig, Session};
+pub use shoestring_kernels as kernels;

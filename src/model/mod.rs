@@ -1,0 +1,116 @@
+//! The MoE-GRU language model: its configuration, where its weights lie, and decoding one token at a
+//! time. See `docs/model.md` for the equations.
+
+mod config;
+mod parameters;
+pub mod router;
+mod session;
+
+pub use config::{ConfigError, ModelConfig};
+pub use parameters::{LayerLayout, Layout, Storage, Tensor};
+pub use session::Session;
+
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::tokenizer::TokenizerView;
+use shoestring_kernels::{Kernels, Line};
+use std::ops::Range;
+use std::path::Path;
+
+/// A model ready to run: a mapped checkpoint and the kernels that will read it.
+///
+/// ```no_run
+/// use shoestring::{Model, sample::{Sampler, Sampling}};
+///
+/// let model = Model::open("model.shoe")?;
+/// let mut session = model.session();
+/// let mut sampler = Sampler::new(Sampling::default());
+/// session.feed("Once upon a time");
+/// let token = session.next_token(&mut sampler);
+/// println!("{}", String::from_utf8_lossy(model.tokenizer().token(token)));
+/// # Ok::<(), shoestring::checkpoint::CheckpointError>(())
+/// ```
+pub struct Model {
+    checkpoint: Checkpoint,
+    layout: Layout,
+    kernels: &'static Kernels,
+}
+
+impl Model {
+    /// Maps the checkpoint at `path`, for the best kernels of this machine.
+    ///
+    /// # Errors
+    /// If the file can't be read, or is not a whole and sound checkpoint of a known version.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+        Ok(Model::new(Checkpoint::open(path.as_ref())?, Kernels::best()))
+    }
+
+    /// A model from an opened checkpoint, run by `kernels`.
+    pub fn new(checkpoint: Checkpoint, kernels: &'static Kernels) -> Self {
+        let layout = Layout::new(&checkpoint.config());
+        Model { checkpoint, layout, kernels }
+    }
+
+    /// The sizes and options of the model.
+    pub fn config(&self) -> ModelConfig {
+        self.checkpoint.config()
+    }
+
+    /// The tokenizer stored with the model.
+    pub fn tokenizer(&self) -> TokenizerView<'_> {
+        self.checkpoint.tokenizer()
+    }
+
+    /// The checkpoint behind the model: how it was trained, what it lost.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// The weights, as the kernels read them.
+    pub fn weights(&self) -> Weights<'_> {
+        Weights { config: self.config(), layout: &self.layout, lines: self.checkpoint.weights() }
+    }
+
+    /// The kernels that run the model.
+    pub fn kernels(&self) -> &'static Kernels {
+        self.kernels
+    }
+
+    /// A new conversation or text: state zero, nothing read.
+    pub fn session(&self) -> Session<'_> {
+        Session::new(self.weights(), self.tokenizer(), self.kernels)
+    }
+}
+
+/// Borrowed weights of a model: from a mapped file, or from a training run.
+#[derive(Clone, Copy)]
+pub struct Weights<'a> {
+    /// Sizes and options.
+    pub config: ModelConfig,
+    /// The place of every tensor in `lines`.
+    pub layout: &'a Layout,
+    /// The flat buffer of all tensors.
+    pub lines: &'a [Line],
+}
+
+impl<'a> Weights<'a> {
+    /// The lines of one tensor.
+    pub fn get(&self, range: &Range<usize>) -> &'a [Line] {
+        &self.lines[range.clone()]
+    }
+
+    /// Copies token `token`'s embedding [D] into `row`, whose padding is left alone.
+    pub fn embedding(&self, token: u32, row: &mut [f32]) {
+        let lines = self.get(&self.layout.embedding);
+        let (token, width) = (token as usize, self.config.embedding);
+        if self.config.tied {
+            let panel = &lines[token / 16 * width..][..width];
+            for (value, line) in row.iter_mut().zip(panel) {
+                *value = line.0[token % 16];
+            }
+        } else {
+            let stride = width.div_ceil(16);
+            let floats = shoestring_kernels::as_floats(&lines[token * stride..][..stride]);
+            row[..width].copy_from_slice(&floats[..width]);
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Choosing the next token from the logits.
+
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+use shoestring_kernels::Kernels;
+use std::cmp::Ordering;
+use std::collections::{BinaryHeap, VecDeque};
+
+/// How many of the latest tokens the repetition penalty looks at.
+const REPETITION_WINDOW: usize = 64;
+
+/// How the next token is drawn. Filters apply in the order of the fields.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// Logits of recent tokens are divided by this if positive, multiplied if negative; 1 is off
+    /// (Keskar et al. 2019, CTRL, section 4.1).
+    pub repetition_penalty: f32,
+    /// Logits are divided by this; 0 always takes the likeliest token.
+    pub temperature: f32,
+    /// Only the `top_k` likeliest tokens; 0 is off.
+    pub top_k: usize,
+    /// Only tokens at least `min_p` times as likely as the likeliest; 0 is off.
+    pub min_p: f32,
+    /// Only the likeliest tokens that together have this probability; 1 is off
+    /// (Holtzman et al. 2020).
+    pub top_p: f32,
+    /// Seed of the random stream.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Sampling { repetition_penalty: 1.0, temperature: 0.8, top_k: 0, min_p: 0.05, top_p: 0.95, seed: 0 }
+    }
+}
+
+/// A random stream of tokens under some [`Sampling`]; reproducible from its seed.
+#[derive(Clone)]
+pub struct Sampler {
+    sampling: Sampling,
+    random: Pcg64Mcg,
+    recent: VecDeque<u32>,      // at most REPETITION_WINDOW
+    logits: Vec<f32>,        // [V] after the repetition penalty
+    weights: Vec<f32>,       // [V] exp((logit - max) / temperature)
+    nucleus: Vec<Candidate>,    // at most V
+    heap: BinaryHeap<Candidate>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+struct Candidate {
+    weight: f32,
+    token: u32,
+}
+
+impl Eq for Candidate {}
+
+impl PartialOrd for Candidate {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Candidate {
+    /// The heavier first; of equal ones the lower id.
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.weight.total_cmp(&other.weight).then(other.token.cmp(&self.token))
+    }
+}
+
+impl Sampler {
+    /// A stream that starts at the sampling's seed.
+    pub fn new(sampling: Sampling) -> Self {
+        Sampler {
+            sampling,
+            random: Pcg64Mcg::seed_from_u64(sampling.seed),
+            recent: VecDeque::with_capacity(REPETITION_WINDOW),
+            logits: Vec::new(),
+            weights: Vec::new(),
+            nucleus: Vec::new(),
+            heap: BinaryHeap::new(),
+        }
+    }
+
+    /// The next token, drawn from `logits` [V], V > 0.
+    pub fn sample(&mut self, kernels: &Kernels, logits: &[f32]) -> u32 {
+        self.logits.clear();
+        self.logits.extend_from_slice(logits);
+        self.penalise_repetition();
+        let token = if self.sampling.temperature > 0.0 { self.draw(kernels) } else { self.likeliest() };
+        if self.recent.len() == REPETITION_WINDOW {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(token);
+        token
+    }
+
+    fn penalise_repetition(&mut self) {
+        let penalty = self.sampling.repetition_penalty;
+        if penalty == 1.0 {
+            return;
+        }
+        for (i, &token) in self.recent.iter().enumerate() {
+            let first = !self.recent.iter().take(i).any(|&earlier| earlier == token);
+            if first && let Some(logit) = self.logits.get_mut(token as usize) {
+                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+            }
+        }
+    }
+
+    fn likeliest(&self) -> u32 {
+        let mut best = 0;
+        for (token, &logit) in self.logits.iter().enumerate() {
+            if logit > self.logits[best] {
+                best = token;
+            }
+        }
+        best as u32
+    }
+
+    fn draw(&mut self, kernels: &Kernels) -> u32 {
+        let max = self.logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let scale = 1.0 / self.sampling.temperature;
+        for logit in &mut self.logits {
+            *logit = (*logit - max) * scale;
+        }
+        self.weights.resize(self.logits.len(), 0.0);
+        kernels.exp(&mut self.weights, &self.logits);
+        self.keep_nucleus();
+        let total: f32 = self.nucleus.iter().map(|candidate| candidate.weight).sum();
+        let mut rest = self.random.random::<f32>() * total;
+        for candidate in &self.nucleus {
+            rest -= candidate.weight;
+            if rest < 0.0 {
+                return candidate.token;
+            }
+        }
+        // Rounding can leave a crumb past the last weight; so can logits that are not numbers.
+        self.nucleus.last().map_or_else(|| self.likeliest(), |candidate| candidate.token)
+    }
+
+    /// Fills `nucleus` with the tokens that pass min-p, top-k and top-p.
+    fn keep_nucleus(&mut self) {
+        let Sampling { top_k, min_p, top_p, .. } = self.sampling;
+        let candidates =
+            self.weights.iter().enumerate().map(|(token, &weight)| Candidate { weight, token: token as u32 });
+        // The likeliest token's weight is exp(0) = 1, so min-p is a plain threshold.
+        let passing = candidates.filter(|candidate| candidate.weight >= min_p && candidate.weight > 0.0);
+        self.nucleus.clear();
+        if top_k == 0 && top_p >= 1.0 {
+            self.nucleus.extend(passing);
+            return;
+        }
+        // A heap yields the heaviest few without sorting the rest.
+        let mut unsorted = std::mem::take(&mut self.heap).into_vec();
+        unsorted.clear();
+        unsorted.extend(passing);
+        let total: f32 = unsorted.iter().map(|candidate| candidate.weight).sum();
+        self.heap = BinaryHeap::from(unsorted);
+        let limit = if top_k == 0 { usize::MAX } else { top_k };
+        let mut sum = 0.0;
+        while self.nucleus.len() < limit && (self.nucleus.is_empty() || sum < top_p * total) {
+            let Some(candidate) = self.heap.pop() else { break };
+            sum += candidate.weight;
+            self.nucleus.push(candidate);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn counts(sampling: Sampling, logits: &[f32], draws: usize) -> Vec<usize> {
+        let mut sampler = Sampler::new(sampling);
+        let mut counts = vec![0; logits.len()];
+        for _ in 0..draws {
+            counts[sampler.sample(Kernels::best(), logits) as usize] += 1;
+        }
+        counts
+    }
+
+    const PLAIN: Sampling =
+        Sampling { repetition_penalty: 1.0, temperature: 1.0, top_k: 0, min_p: 0.0, top_p: 1.0, seed: 7 };
+
+    #[test]
+    fn frequencies_follow_the_softmax() {
+        let probabilities = [0.5f32, 0.3, 0.15, 0.05];
+        let logits = probabilities.map(f32::ln);
+        let counts = counts(PLAIN, &logits, 20_000);
+        for (count, p) in counts.iter().zip(probabilities) {
+            // Five standard deviations of a binomial.
+            let deviation = 5.0 * (20_000.0 * p * (1.0 - p)).sqrt();
+            assert!((*count as f32 - 20_000.0 * p).abs() < deviation, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn filters_keep_what_they_say() {
+        let logits = [0.5f32, 0.3, 0.15, 0.05].map(f32::ln);
+        let kept = |sampling| counts(sampling, &logits, 2_000).iter().map(|&c| c > 0).collect::<Vec<_>>();
+        assert_eq!(kept(Sampling { top_k: 2, ..PLAIN }), [true, true, false, false]);
+        assert_eq!(kept(Sampling { top_p: 0.79, ..PLAIN }), [true, true, false, false]);
+        assert_eq!(kept(Sampling { top_p: 0.81, ..PLAIN }), [true, true, true, false]);
+        assert_eq!(kept(Sampling { min_p: 0.25, ..PLAIN }), [true, true, true, false]);
+        assert_eq!(kept(Sampling { temperature: 0.0, ..PLAIN }), [true, false, false, false]);
+    }
+
+    #[test]
+    fn a_penalty_keeps_a_token_from_coming_back() {
+        let sampling = Sampling { temperature: 0.0, repetition_penalty: 2.0, ..PLAIN };
+        let mut sampler = Sampler::new(sampling);
+        let drawn: Vec<u32> = (0..3).map(|_| sampler.sample(Kernels::best(), &[3.0, 2.0, 1.6])).collect();
+        assert_eq!(drawn, [0, 1, 2]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_logits_give_a_token_of_the_vocabulary(
+            logits in prop::collection::vec(prop::num::f32::ANY, 1..40),
+            temperature in 0f32..3.0, top_k in 0usize..50, top_p in 0f32..=1.0, min_p in 0f32..=1.0, seed: u64,
+        ) {
+            let sampling = Sampling { repetition_penalty: 1.1, temperature, top_k, min_p, top_p, seed };
+            let mut sampler = Sampler::new(sampling);
+            for _ in 0..5 {
+                prop_assert!((sampler.sample(Kernels::best(), &logits) as usize) < logits.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Reading a text of any length in pieces.
+
+use std::io::{self, ErrorKind, Read};
+
+use super::pretokenizer::split_point;
+
+/// Room for a piece at first; a text without a place to cut it needs more.
+const ROOM: usize = 2 << 20;
+
+/// A text read in pieces that are cut at [`split_point`]s, so that they can be counted or encoded one by one
+/// with the result of the whole.
+#[derive(Debug)]
+pub struct Pieces<R> {
+    reader: R,
+    buffer: Vec<u8>,
+    /// How much of `buffer` has been read into.
+    filled: usize,
+    /// How much of that was the last piece.
+    given: usize,
+}
+
+impl<R: Read> Pieces<R> {
+    /// The pieces of what `reader` yields.
+    pub fn new(reader: R) -> Self {
+        Self { reader, buffer: vec![0; ROOM], filled: 0, given: 0 }
+    }
+
+    /// The next piece, which is not empty; `None` at the end.
+    ///
+    /// # Errors
+    /// What the reader's `read` gives, but for interruptions.
+    pub fn next_piece(&mut self) -> io::Result<Option<&[u8]>> {
+        self.buffer.copy_within(self.given..self.filled, 0);
+        self.filled -= self.given;
+        self.given = 0;
+        // What is left of the last piece has no place to cut it, so only what is new is searched.
+        while self.given == 0 {
+            let known = self.filled.saturating_sub(1);
+            if self.read_more()? == 0 {
+                self.given = self.filled;
+                break;
+            }
+            self.given = split_point(&self.buffer[known..self.filled]).map_or(0, |at| known + at);
+        }
+        Ok((self.given > 0).then(|| &self.buffer[..self.given]))
+    }
+
+    fn read_more(&mut self) -> io::Result<usize> {
+        if self.filled == self.buffer.len() {
+            self.buffer.resize(2 * self.filled, 0);
+        }
+        loop {
+            match self.reader.read(&mut self.buffer[self.filled..]) {
+                Ok(count) => {
+                    self.filled += count;
+                    return Ok(count);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => (),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}

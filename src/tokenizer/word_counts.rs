@@ -1,0 +1,89 @@
+//! How often each distinct word occurs.
+
+use super::pretokenizer::Words;
+
+/// Distinct words and their counts: a hash table with open addressing over an arena of bytes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct WordCounts {
+    /// The words' bytes, one after the other.
+    arena: Vec<u8>,
+    words: Vec<CountedWord>, // [W]
+    /// Indices into `words`, plus one; 0 is empty. At most half are used. // [power of two]
+    slots: Vec<u32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct CountedWord {
+    start: usize,
+    length: usize,
+    count: u64,
+    hash: u32,
+}
+
+impl WordCounts {
+    /// Counts the words of `text`. `None` if there are more distinct words than 32 bits count.
+    pub fn count(&mut self, text: &[u8]) -> Option<()> {
+        Words::new(text).try_for_each(|word| self.add(word, hash(word), 1))
+    }
+
+    /// Adds the counts of `other`.
+    pub fn absorb(&mut self, other: &Self) -> Option<()> {
+        other.words.iter().try_for_each(|word| self.add(other.bytes(word), word.hash, word.count))
+    }
+
+    /// The distinct words and their counts, in the order they were first added.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], u64)> {
+        self.words.iter().map(|word| (self.bytes(word), word.count))
+    }
+
+    fn bytes(&self, word: &CountedWord) -> &[u8] {
+        &self.arena[word.start..word.start + word.length]
+    }
+
+    fn add(&mut self, word: &[u8], hash: u32, count: u64) -> Option<()> {
+        if self.words.len() * 2 >= self.slots.len() {
+            self.grow();
+        }
+        let mask = self.slots.len() - 1;
+        let mut place = hash as usize & mask;
+        while let Some(index) = self.slots[place].checked_sub(1) {
+            let known = self.words[index as usize];
+            if known.hash == hash && self.bytes(&known) == word {
+                self.words[index as usize].count += count;
+                return Some(());
+            }
+            place = (place + 1) & mask;
+        }
+        let start = self.arena.len();
+        self.arena.extend_from_slice(word);
+        self.words.push(CountedWord { start, length: word.len(), count, hash });
+        self.slots[place] = u32::try_from(self.words.len()).ok()?;
+        Some(())
+    }
+
+    fn grow(&mut self) {
+        let size = (self.slots.len() * 2).max(1 << 12);
+        self.slots.clear();
+        self.slots.resize(size, 0);
+        for (index, word) in (1..).zip(&self.words) {
+            let mut place = word.hash as usize & (size - 1);
+            while self.slots[place] != 0 {
+                place = (place + 1) & (size - 1);
+            }
+            self.slots[place] = index;
+        }
+    }
+}
+
+/// Multiplies and folds the word 8 bytes at a time; the length is part of the start.
+fn hash(word: &[u8]) -> u32 {
+    const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
+    let fold = |state: u64, bytes: u64| {
+        let product = u128::from(state ^ bytes) * u128::from(MULTIPLIER);
+        product as u64 ^ (product >> 64) as u64
+    };
+    let (chunks, rest) = word.as_chunks::<8>();
+    let state = chunks.iter().fold(word.len() as u64, |state, &chunk| fold(state, u64::from_le_bytes(chunk)));
+    let rest = rest.iter().rfold(0, |bytes, &byte| bytes << 8 | u64::from(byte));
+    fold(state, rest) as u32
+}

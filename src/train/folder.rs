@@ -1,0 +1,178 @@
+//! The folder of a run: checkpoints, the best model, `metrics.jsonl`, and a lock.
+
+use crate::checkpoint::{CheckpointError, Contents, atomic_write, save};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Name of the best model so far, without training state.
+const BEST: &str = "best.shoe";
+const METRICS: &str = "metrics.jsonl";
+const LOCK: &str = ".lock";
+
+/// Why a folder can't hold a run.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the fields are what the messages name")]
+pub enum FolderError {
+    /// It can't be made, read or written.
+    #[error("cannot use {path} for checkpoints: {source}", path = path.display())]
+    Io { path: PathBuf, source: io::Error },
+    /// Another run is writing to it.
+    #[error("another training is writing to {path}; wait for it, or give this one its own --checkpoint-dir",
+        path = path.display())]
+    Locked { path: PathBuf },
+}
+
+/// A folder that this process alone writes checkpoints to.
+pub struct RunFolder {
+    path: PathBuf,
+    numbered: Vec<PathBuf>,
+    keep: usize,
+    metrics: File,
+    _lock: File,
+}
+
+impl RunFolder {
+    /// Opens `path` for a new run, making it if needed. What an earlier run left there is moved into a
+    /// subfolder, whose path is returned too. The newest `keep` numbered checkpoints will be kept.
+    ///
+    /// # Errors
+    /// If the folder can't be used, or another run holds it.
+    pub fn create(path: &Path, keep: usize) -> Result<(Self, Option<PathBuf>), FolderError> {
+        let lock = lock(path)?;
+        let error = |source| FolderError::Io { path: path.to_owned(), source };
+        let moved = set_aside(path).map_err(error)?;
+        let metrics = File::create(path.join(METRICS)).map_err(error)?;
+        Ok((RunFolder { path: path.to_owned(), numbered: Vec::new(), keep, metrics, _lock: lock }, moved))
+    }
+
+    /// Opens `path` to go on with a run from `step`: later lines of its metrics are dropped.
+    ///
+    /// # Errors
+    /// If the folder can't be used, or another run holds it.
+    pub fn reopen(path: &Path, keep: usize, step: u64) -> Result<Self, FolderError> {
+        let lock = lock(path)?;
+        let error = |source| FolderError::Io { path: path.to_owned(), source };
+        let mut numbered: Vec<PathBuf> = run_files(path).map_err(error)?;
+        numbered.retain(|file| step_of(file).is_some_and(|its_step| its_step <= step));
+        numbered.sort();
+        let metrics = cut_metrics(&path.join(METRICS), step).map_err(error)?;
+        Ok(RunFolder { path: path.to_owned(), numbered, keep, metrics, _lock: lock })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The newest numbered checkpoint.
+    pub fn newest(&self) -> Option<&Path> {
+        self.numbered.last().map(PathBuf::as_path)
+    }
+
+    /// Saves a numbered checkpoint, then deletes the oldest beyond those to keep.
+    ///
+    /// # Errors
+    /// If it can't be saved; nothing is deleted then.
+    pub fn save_numbered(&mut self, contents: &Contents<'_>) -> Result<PathBuf, CheckpointError> {
+        let file = self.path.join(format!("step-{:08}.shoe", contents.record.step));
+        save(&file, contents)?;
+        self.numbered.retain(|earlier| *earlier != file);
+        self.numbered.push(file.clone());
+        while self.numbered.len() > self.keep {
+            // A file that is gone already, or can't be deleted, is no reason to stop training.
+            let _ = fs::remove_file(self.numbered.remove(0));
+        }
+        Ok(file)
+    }
+
+    /// Saves the best model.
+    ///
+    /// # Errors
+    /// If it can't be saved; the earlier one is then still there.
+    pub fn save_best(&self, contents: &Contents<'_>) -> Result<PathBuf, CheckpointError> {
+        let file = self.path.join(BEST);
+        save(&file, contents)?;
+        Ok(file)
+    }
+
+    /// The best model, if one was saved.
+    pub fn best(&self) -> Option<PathBuf> {
+        Some(self.path.join(BEST)).filter(|file| file.exists())
+    }
+
+    /// Appends one line to the metrics.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn log(&mut self, line: &str) -> io::Result<()> {
+        self.metrics.write_all(format!("{line}\n").as_bytes())
+    }
+}
+
+/// The newest checkpoint in the folder `path`, by the time it was written.
+pub fn newest_checkpoint(path: &Path) -> Option<PathBuf> {
+    let files = run_files(path).ok()?;
+    let time = |file: &PathBuf| fs::metadata(file).and_then(|metadata| metadata.modified()).ok();
+    // Of equally old files the last by name: `step-...` after `best`, and the higher step.
+    files.into_iter().max_by_key(|file| (time(file), file.clone()))
+}
+
+fn lock(path: &Path) -> Result<File, FolderError> {
+    let error = |source| FolderError::Io { path: path.to_owned(), source };
+    fs::create_dir_all(path).map_err(error)?;
+    let file = File::create(path.join(LOCK)).map_err(error)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(FolderError::Locked { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(error(source)),
+    }
+}
+
+fn run_files(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(path)?.collect::<Result<Vec<_>, _>>()?;
+    let is_checkpoint = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "shoe");
+    Ok(entries.into_iter().map(|entry| entry.path()).filter(is_checkpoint).collect())
+}
+
+fn step_of(file: &Path) -> Option<u64> {
+    file.file_stem()?.to_str()?.strip_prefix("step-")?.parse().ok()
+}
+
+/// Moves checkpoints and metrics in `path` into a new subfolder.
+fn set_aside(path: &Path) -> io::Result<Option<PathBuf>> {
+    let mut files = run_files(path)?;
+    if files.is_empty() {
+        return Ok(None);
+    }
+    files.extend(Some(path.join(METRICS)).filter(|metrics| metrics.exists()));
+    let mut number = 1;
+    let folder = loop {
+        let folder = path.join(format!("earlier-{number}"));
+        match fs::create_dir(&folder) {
+            Ok(()) => break folder,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(e) => return Err(e),
+        }
+    };
+    for file in files {
+        let name = file.file_name().unwrap_or_default();
+        fs::rename(&file, folder.join(name))?;
+    }
+    Ok(Some(folder))
+}
+
+/// Drops the lines of `path` that tell of steps after `step`, and opens it to append.
+fn cut_metrics(path: &Path, step: u64) -> io::Result<File> {
+    let old = fs::read_to_string(path).unwrap_or_default();
+    let kept = |line: &&str| {
+        let value: Option<serde_json::Value> = serde_json::from_str(line).ok();
+        value.and_then(|value| value["step"].as_u64()).is_some_and(|its_step| its_step <= step)
+    };
+    let lines: String = old.lines().filter(kept).flat_map(|line| [line, "\n"]).collect();
+    if lines != old {
+        atomic_write(path, &[lines.as_bytes()])?;
+    }
+    File::options().append(true).create(true).open(path)
+}

@@ -1,0 +1,26 @@
+//! Training: data streams, the forward and backward pass over a chunk, the optimizer and the run.
+
+mod backward;
+mod corpus;
+mod data;
+mod folder;
+mod geometry;
+mod initialise;
+mod metrics;
+mod network;
+mod optimizer;
+mod random;
+mod run;
+mod schedule;
+mod trainer;
+mod transpose;
+
+pub use corpus::Corpus;
+pub use data::Streams;
+pub use folder::{FolderError, RunFolder, newest_checkpoint};
+pub use initialise::initialise;
+pub use network::{Dropout, Network};
+pub use optimizer::Update;
+pub use run::{Event, Options, Outcome, Run, TrainError};
+pub use schedule::{Progress, classic_recipe, default_recipe};
+pub use trainer::{StepReport, Trainer};

@@ -1,0 +1,438 @@
+//! A training run: from a text to a model, through validations, checkpoints and bad moments.
+
+use super::folder::{FolderError, RunFolder};
+use super::initialise::initialise;
+use super::metrics::Metrics;
+use super::network::Dropout;
+use super::optimizer::Update;
+use super::schedule::Progress;
+use super::trainer::{StepReport, Trainer};
+use super::{Corpus, Streams, random};
+use crate::chat::sample_text;
+use crate::checkpoint::{
+    Checkpoint, CheckpointError, Contents, Position, Recipe, Record, RunLength, TrainingState, Validation,
+};
+use crate::evaluate::{EvaluationText, evaluate};
+use crate::model::{Layout, ModelConfig};
+use crate::tokenizer::{BOT, Special, Tokenizer, USER};
+use shoestring_kernels::{Kernels, Line};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use thiserror::Error;
+
+/// How often a run that diverges is rolled back before it is given up.
+const MOST_DIVERGENCES: u32 = 3;
+/// Decay a step of the smoothed loss.
+const SMOOTHING: f64 = 0.98;
+/// Long epochs are validated this often too, as long as validations take under a tenth of the time.
+const VALIDATE_EVERY: Duration = Duration::from_secs(60);
+/// Short epochs are not validated more often than this.
+const VALIDATE_AT_MOST_EVERY: Duration = Duration::from_secs(5);
+
+/// Why a run ended early.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the fields are what the messages name")]
+pub enum TrainError {
+    /// The folder for checkpoints can't be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// A checkpoint can't be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The text is too short to learn from.
+    #[error("the training text has {tokens} tokens; a few dozen are the least one can train on")]
+    TooShort { tokens: usize },
+    /// A resumed run reads another text than before.
+    #[error("the training or validation text is not the one this run was started on; \
+        restore the files, or start a new run")]
+    OtherText,
+    /// Threads can't be started.
+    #[error("cannot start threads: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+    /// Rolling back did not help.
+    #[error("training diverged {MOST_DIVERGENCES} times, although the learning rate was halved each time; \
+        try a smaller --lr. The last good checkpoint is {}", checkpoint.display())]
+    Diverged { checkpoint: PathBuf },
+}
+
+/// What a run needs to know besides model and text.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Worker threads; no result depends on their number.
+    pub threads: usize,
+    /// Numbered checkpoints to keep.
+    pub keep: usize,
+    /// Time between checkpoints within an epoch.
+    pub save_every: Duration,
+}
+
+/// What happens during a run, for a progress display.
+#[expect(missing_docs, reason = "the fields' types say what they are")]
+pub enum Event<'a> {
+    /// A step was taken.
+    Step { record: &'a Record, report: &'a StepReport, done: f64 },
+    /// The model was validated; `sample` is a text it wrote.
+    Validated { record: &'a Record, validation: &'a Validation, best: bool, sample: &'a str },
+    /// A checkpoint was saved.
+    Saved { path: &'a Path },
+    /// A checkpoint could not be saved; training goes on and will try again.
+    SaveFailed { error: &'a CheckpointError },
+    /// The loss became infinite or exploded; training goes on from `checkpoint` at half the rate.
+    Diverged { step: u64, loss: f64, checkpoint: &'a Path, lr: f32 },
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is complete.
+    Finished,
+    /// It was asked to stop, and saved.
+    Interrupted,
+}
+
+/// A training run under way.
+pub struct Run {
+    config: ModelConfig,
+    kernels: &'static Kernels,
+    trainer: Trainer,
+    tokenizer: Tokenizer,
+    corpus: Corpus,
+    streams: Streams,
+    validation: EvaluationText,
+    record: Record,
+    recipe: Recipe,
+    position: Position,
+    folder: RunFolder,
+    options: Options,
+    metrics: Metrics,
+    clock: Clock,
+    lowest_loss: f64,
+}
+
+/// When things last happened.
+struct Clock {
+    started: Instant,
+    seconds_before: f64,
+    saved: Instant,
+    validated: Instant,
+    validation_took: Duration,
+}
+
+impl Clock {
+    fn seconds(&self) -> f64 {
+        self.seconds_before + self.started.elapsed().as_secs_f64()
+    }
+}
+
+impl Run {
+    /// A new run in `folder`.
+    ///
+    /// # Errors
+    /// If the text is too short, the folder can't be written, or threads can't be started.
+    pub fn start(
+        config: ModelConfig,
+        recipe: Recipe,
+        tokenizer: Tokenizer,
+        corpus: Corpus,
+        kernels: &'static Kernels,
+        folder: RunFolder,
+        options: Options,
+    ) -> Result<Self, TrainError> {
+        let weights = initialise(&Layout::new(&config), recipe.seed);
+        let record = Record {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: kernels.name().to_owned(),
+            recipe: Some(recipe),
+            ..Record::default()
+        };
+        let position = Position {
+            chunk: 0,
+            carried_state: Vec::new(),
+            lr_scale: 1.0,
+            divergences: 0,
+            text_hash: corpus.hash(),
+        };
+        Run::new(config, weights, record, position, tokenizer, corpus, kernels, folder, options)
+    }
+
+    /// Goes on with the run that `checkpoint` was saved by, under `recipe` (the checkpoint's, possibly with
+    /// another length or rate).
+    ///
+    /// # Errors
+    /// As [`Run::start`], and if the checkpoint has no training state or the text is another.
+    pub fn resume(
+        checkpoint: &Checkpoint,
+        recipe: Recipe,
+        corpus: Corpus,
+        kernels: &'static Kernels,
+        folder: RunFolder,
+        options: Options,
+    ) -> Result<Self, TrainError> {
+        let training = checkpoint.training()?;
+        let position = training.position();
+        if position.text_hash != corpus.hash() {
+            return Err(TrainError::OtherText);
+        }
+        let record = Record { recipe: Some(recipe), ..checkpoint.record() };
+        let weights = checkpoint.weights().to_vec();
+        let carried = position.carried_state.clone();
+        let tokenizer = checkpoint.tokenizer().to_owned();
+        let config = checkpoint.config();
+        let mut run = Run::new(config, weights, record, position, tokenizer, corpus, kernels, folder, options)?;
+        let moments = (training.first_moment(), training.second_moment());
+        if carried.len() != run.trainer.network().carried_state().len() {
+            let what = "its carried state doesn't fit its batch size".to_owned();
+            return Err(CheckpointError::Damaged { path: checkpoint.path().to_owned(), what }.into());
+        }
+        run.trainer.restore(checkpoint.weights(), moments, &carried);
+        Ok(run)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the common end of the two constructors above")]
+    fn new(
+        config: ModelConfig,
+        weights: Vec<Line>,
+        mut record: Record,
+        position: Position,
+        tokenizer: Tokenizer,
+        corpus: Corpus,
+        kernels: &'static Kernels,
+        folder: RunFolder,
+        options: Options,
+    ) -> Result<Self, TrainError> {
+        let recipe = record.recipe.clone().unwrap_or_else(super::default_recipe);
+        let mut tokens = Vec::new();
+        tokenizer.view().encode(corpus.training(), Special::Match, &mut tokens);
+        let validation = EvaluationText::new(tokenizer.view(), corpus.validation());
+        if tokens.len() < 2 || validation.tokens() == 0 {
+            return Err(TrainError::TooShort { tokens: tokens.len() + validation.tokens() });
+        }
+        record.dialogue = tokens.contains(&USER) && tokens.contains(&BOT);
+        let shape = (recipe.batch_size, recipe.seq_length);
+        let trainer = Trainer::new(config, kernels, weights, shape, options.threads)?;
+        let streams = Streams::new(tokens, recipe.batch_size, recipe.seq_length, recipe.seed);
+        let now = Instant::now();
+        let clock = Clock {
+            started: now,
+            seconds_before: record.seconds,
+            saved: now,
+            validated: now,
+            validation_took: Duration::ZERO,
+        };
+        let lowest_loss = if record.step == 0 { f64::INFINITY } else { record.loss };
+        let metrics = Metrics::new(&record);
+        Ok(Run {
+            config, kernels, trainer, tokenizer, corpus, streams, validation, record, recipe, position, folder,
+            options, metrics, clock, lowest_loss,
+        })
+    }
+
+    /// Tokens of the training text, and of the validation text.
+    pub fn tokens(&self) -> (usize, usize) {
+        (self.streams.len(), self.validation.tokens())
+    }
+
+    /// The record of the run so far.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The folder of the run.
+    pub fn folder(&self) -> &RunFolder {
+        &self.folder
+    }
+
+    /// Trains until the run is complete or `stop` becomes true; in both cases the state is saved.
+    ///
+    /// # Errors
+    /// If the run diverges for good, or the first or the last checkpoint can't be saved.
+    pub fn train(&mut self, stop: &AtomicBool, observe: &mut dyn FnMut(Event<'_>)) -> Result<Outcome, TrainError> {
+        if self.folder.newest().is_none() {
+            self.save(observe)?;
+        }
+        let chunks = self.streams.chunks();
+        let (mut tokens, mut targets) = (Vec::new(), Vec::new()); // [B, T]
+        while !self.is_complete() {
+            if stop.load(Ordering::Relaxed) {
+                self.save(observe)?;
+                return Ok(Outcome::Interrupted);
+            }
+            let steps = self.streams.read(self.record.epoch, self.position.chunk, &mut tokens, &mut targets);
+            let report = self.step(&tokens, &targets, steps);
+            if self.has_diverged(&report) {
+                self.roll_back(report.loss, observe)?;
+                continue;
+            }
+            self.account(&report, tokens.len());
+            let epoch_ended = self.position.chunk == chunks;
+            if epoch_ended {
+                self.position.chunk = 0;
+                self.record.epoch += 1;
+                self.trainer.network().carried_state().fill(0.0);
+            }
+            let done = self.progress().done;
+            self.metrics.step(&mut self.folder, &self.record, &report);
+            observe(Event::Step { record: &self.record, report: &report, done });
+            self.look_after(epoch_ended, observe)?;
+        }
+        if self.record.validations.last().is_none_or(|last| last.step != self.record.step) {
+            self.validate(observe)?;
+        }
+        self.save(observe)?;
+        Ok(Outcome::Finished)
+    }
+
+    fn step(&mut self, tokens: &[u32], targets: &[u32], steps: usize) -> StepReport {
+        let recipe = &self.recipe;
+        let update = Update {
+            step: self.record.step + 1,
+            learning_rate: self.progress().learning_rate(recipe) * self.position.lr_scale,
+            beta1: recipe.beta1,
+            beta2: recipe.beta2,
+            eps: recipe.eps_adamw,
+            weight_decay: recipe.wd,
+            clip: recipe.grad_clip,
+        };
+        let key = random::key(recipe.seed, random::Purpose::Dropout, self.record.step);
+        let dropout = (recipe.dropout > 0.0).then_some(Dropout { probability: recipe.dropout, key });
+        self.trainer.step((tokens, targets), steps, update, dropout)
+    }
+
+    fn account(&mut self, report: &StepReport, tokens: usize) {
+        let record = &mut self.record;
+        record.loss = if record.step == 0 {
+            report.loss
+        } else {
+            SMOOTHING * record.loss + (1.0 - SMOOTHING) * report.loss
+        };
+        record.step += 1;
+        record.tokens += tokens as u64;
+        record.seconds = self.clock.seconds();
+        self.position.chunk += 1;
+        self.lowest_loss = self.lowest_loss.min(record.loss);
+    }
+
+    fn progress(&self) -> Progress {
+        let seconds = self.clock.seconds();
+        Progress::new(self.recipe.length, self.record.step, seconds, self.streams.chunks())
+    }
+
+    fn is_complete(&self) -> bool {
+        match self.recipe.length {
+            RunLength::Epochs(epochs) => self.record.epoch >= epochs,
+            RunLength::Steps(steps) => self.record.step >= steps,
+            // The validation at the end is part of the time the user gave.
+            RunLength::Minutes(minutes) => {
+                self.clock.seconds() + self.clock.validation_took.as_secs_f64() >= 60.0 * minutes
+            }
+        }
+    }
+
+    /// Validates and saves when it is time to.
+    fn look_after(&mut self, epoch_ended: bool, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), TrainError> {
+        let since = self.clock.validated.elapsed();
+        let counted = matches!(self.recipe.length, RunLength::Epochs(epochs) if epochs <= 100);
+        let due = if epoch_ended { counted || since >= VALIDATE_AT_MOST_EVERY } else { since >= VALIDATE_EVERY };
+        if due && (counted && epoch_ended || since >= 10 * self.clock.validation_took) {
+            self.validate(observe)?;
+            self.try_save(observe);
+        } else if self.clock.saved.elapsed() >= self.options.save_every {
+            self.try_save(observe);
+        }
+        Ok(())
+    }
+
+    fn validate(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), TrainError> {
+        let start = Instant::now();
+        let weights = self.trainer.weights();
+        let evaluation = self.trainer.on_threads(|| evaluate(weights, self.kernels, &self.validation));
+        let validation = evaluation.at_step(self.record.step);
+        let earlier = self.record.validations.iter().map(|v| v.nats_per_token);
+        let best = earlier.fold(f64::INFINITY, f64::min) > validation.nats_per_token;
+        self.record.validations.push(validation);
+        self.record.seconds = self.clock.seconds();
+        if best {
+            self.save_best(observe);
+        }
+        let sample = sample_text(weights, self.tokenizer.view(), self.kernels, self.record.dialogue);
+        self.metrics.validation(&mut self.folder, &self.record, &validation);
+        observe(Event::Validated { record: &self.record, validation: &validation, best, sample: &sample });
+        self.clock.validated = Instant::now();
+        self.clock.validation_took = start.elapsed();
+        Ok(())
+    }
+
+    fn save_best(&self, observe: &mut dyn FnMut(Event<'_>)) {
+        let contents = Contents {
+            config: self.config,
+            tokenizer: self.tokenizer.clone(),
+            weights: self.trainer.weights().lines,
+            record: self.record.clone(),
+            training: None,
+        };
+        if let Err(error) = self.folder.save_best(&contents) {
+            observe(Event::SaveFailed { error: &error });
+        }
+    }
+
+    /// Saves a checkpoint within a run, where a failure is told and tried again later.
+    fn try_save(&mut self, observe: &mut dyn FnMut(Event<'_>)) {
+        if let Err(TrainError::Checkpoint(error)) = self.save(observe) {
+            observe(Event::SaveFailed { error: &error });
+            self.clock.saved = Instant::now();
+        }
+    }
+
+    fn save(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), TrainError> {
+        self.position.carried_state = self.trainer.network().carried_state().to_vec();
+        let (first_moment, second_moment) = self.trainer.moments();
+        let contents = Contents {
+            config: self.config,
+            tokenizer: self.tokenizer.clone(),
+            weights: self.trainer.weights().lines,
+            record: self.record.clone(),
+            training: Some(TrainingState {
+                first_moment,
+                second_moment,
+                position: self.position.clone(),
+                model_data: self.corpus.model_data(),
+                validation_data: self.corpus.validation_data(),
+            }),
+        };
+        let path = self.folder.save_numbered(&contents)?;
+        self.clock.saved = Instant::now();
+        observe(Event::Saved { path: &path });
+        Ok(())
+    }
+
+    /// Whether the loss is not finite, or rose from its lowest by more than a model that has learned
+    /// nothing could explain.
+    fn has_diverged(&self, report: &StepReport) -> bool {
+        let untrained = (self.config.vocabulary as f64).ln();
+        let exploded = report.loss > 2.0 * untrained + 2.0 || self.record.loss > self.lowest_loss + 0.5 * untrained;
+        !report.updated || exploded
+    }
+
+    fn roll_back(&mut self, loss: f64, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), TrainError> {
+        let Some(path) = self.folder.newest().map(Path::to_owned) else {
+            unreachable!("a run saves before its first step");
+        };
+        let (step, divergences) = (self.record.step, self.position.divergences + 1);
+        if divergences > MOST_DIVERGENCES {
+            return Err(TrainError::Diverged { checkpoint: path });
+        }
+        let lr_scale = self.position.lr_scale * 0.5;
+        let checkpoint = Checkpoint::open(&path)?;
+        let training = checkpoint.training()?;
+        let position = training.position();
+        let moments = (training.first_moment(), training.second_moment());
+        self.trainer.restore(checkpoint.weights(), moments, &position.carried_state);
+        self.record = Record { recipe: self.record.recipe.take(), ..checkpoint.record() };
+        self.position = Position { lr_scale, divergences, ..position };
+        self.lowest_loss = if self.record.step == 0 { f64::INFINITY } else { self.record.loss };
+        let lr = self.recipe.lr * lr_scale;
+        observe(Event::Diverged { step, loss, checkpoint: &path, lr });
+        Ok(())
+    }
+}

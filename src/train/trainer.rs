@@ -1,0 +1,136 @@
+//! One optimizer step after another: weights, moments and buffers.
+
+use super::backward::Backward;
+use super::network::{Dropout, Network};
+use super::optimizer::{Optimizer, Update};
+use super::transpose::Transposed;
+use crate::model::{Layout, ModelConfig, Weights};
+use shoestring_kernels::{Kernels, Line};
+
+/// Weights in training, and all it takes to move them.
+pub struct Trainer {
+    kernels: &'static Kernels,
+    config: ModelConfig,
+    layout: Layout,
+    weights: Vec<Line>,  // [lines]
+    gradient: Vec<Line>, // [lines]
+    optimizer: Optimizer,
+    transposed: Transposed,
+    network: Network,
+    backward: Backward,
+    threads: rayon::ThreadPool,
+    rows: (Vec<u32>, Vec<u32>), // [T * B] tokens and targets in the order of the network's rows
+}
+
+/// What one step showed.
+#[derive(Clone, Copy, Debug)]
+pub struct StepReport {
+    /// Mean loss over the chunk before the update, nats a token.
+    pub loss: f64,
+    /// Norm of the gradient before clipping.
+    pub gradient_norm: f64,
+    /// Whether the weights were updated: not if the loss or the gradient was not finite.
+    pub updated: bool,
+}
+
+impl Trainer {
+    /// A trainer of `weights`, for chunks of at most `steps` steps of `batch` streams, on `threads`
+    /// threads. The number of threads does not change any result.
+    ///
+    /// # Errors
+    /// If the threads can't be started.
+    pub fn new(
+        config: ModelConfig,
+        kernels: &'static Kernels,
+        weights: Vec<Line>,
+        (batch, steps): (usize, usize),
+        threads: usize,
+    ) -> Result<Self, rayon::ThreadPoolBuildError> {
+        let layout = Layout::new(&config);
+        assert_eq!(weights.len(), layout.lines, "weights don't fit the configuration");
+        Ok(Trainer {
+            kernels,
+            config,
+            gradient: vec![Line::default(); layout.lines],
+            optimizer: Optimizer::new(&layout),
+            transposed: Transposed::new(&layout),
+            network: Network::new(config, kernels, batch, steps),
+            backward: Backward::new(&config, batch, steps),
+            threads: rayon::ThreadPoolBuilder::new().num_threads(threads).build()?,
+            rows: (Vec::new(), Vec::new()),
+            layout,
+            weights,
+        })
+    }
+
+    /// One step on a chunk: `tokens` and `targets` are [B, T], `steps` is T; the state is carried on.
+    ///
+    /// If the loss or the gradient is not finite, the weights stay as they are.
+    pub fn step(
+        &mut self,
+        (tokens, targets): (&[u32], &[u32]),
+        steps: usize,
+        update: Update,
+        dropout: Option<Dropout>,
+    ) -> StepReport {
+        let loss = self.gradient(tokens, targets, steps, dropout);
+        let Trainer { kernels, weights, gradient, optimizer, threads, .. } = self;
+        let gradient_norm = threads.install(|| optimizer.norm(kernels, gradient));
+        let updated = loss.is_finite() && gradient_norm.is_finite();
+        if updated {
+            threads.install(|| optimizer.update(kernels, weights, gradient, gradient_norm, update));
+        }
+        StepReport { loss, gradient_norm, updated }
+    }
+
+    /// Mean loss of a chunk, nats a token; leaves its gradient in [`Trainer::last_gradient`].
+    pub fn gradient(&mut self, tokens: &[u32], targets: &[u32], steps: usize, dropout: Option<Dropout>) -> f64 {
+        self.network.order_rows(steps, tokens, &mut self.rows.0);
+        self.network.order_rows(steps, targets, &mut self.rows.1);
+        let Trainer { kernels, config, layout, weights, gradient, transposed, network, backward, .. } = self;
+        let weights = Weights { config: *config, layout, lines: weights };
+        let (tokens, targets) = (&self.rows.0[..], &self.rows.1[..]);
+        let nats = self.threads.install(|| {
+            transposed.update(kernels, weights.lines);
+            network.forward(weights, tokens, dropout);
+            backward.run(network, weights, transposed, (tokens, targets), dropout, gradient)
+        });
+        nats / targets.len() as f64
+    }
+
+    /// The gradient of the last chunk, laid out as the weights.
+    pub fn last_gradient(&self) -> &[Line] {
+        &self.gradient
+    }
+
+    /// The weights as they are now.
+    pub fn weights(&self) -> Weights<'_> {
+        Weights { config: self.config, layout: &self.layout, lines: &self.weights }
+    }
+
+    /// The buffers behind the forward pass, and the state carried between chunks.
+    pub fn network(&mut self) -> &mut Network {
+        &mut self.network
+    }
+
+    /// AdamW's two moments, laid out as the weights.
+    pub fn moments(&self) -> (&[Line], &[Line]) {
+        (&self.optimizer.first_moment, &self.optimizer.second_moment)
+    }
+
+    /// Puts weights, moments and carried state back to what they were at some point.
+    ///
+    /// # Panics
+    /// If any length differs from this trainer's.
+    pub fn restore(&mut self, weights: &[Line], (first, second): (&[Line], &[Line]), carried: &[f32]) {
+        self.weights.copy_from_slice(weights);
+        self.optimizer.first_moment.copy_from_slice(first);
+        self.optimizer.second_moment.copy_from_slice(second);
+        self.network.carried_state().copy_from_slice(carried);
+    }
+
+    /// Runs `work` on the trainer's threads.
+    pub fn on_threads<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.threads.install(work)
+    }
+}

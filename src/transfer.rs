@@ -1,0 +1,238 @@
+//! Models to and from safetensors: `model.safetensors` and `tokenizer.json` in one folder.
+//!
+//! Tensors are row-major [out, in] f32 under the names of [`crate::model::Layout`]; the configuration
+//! is in the file's metadata, as strings. `docs/export.py` runs such a model in PyTorch.
+
+use crate::checkpoint::{Contents, CheckpointError, Record, atomic_write, save};
+use crate::model::{ConfigError, Layout, Model, ModelConfig, Tensor};
+use crate::tokenizer::{Tokenizer, TokenizerError};
+use half::{bf16, f16};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde_json::{Map, Value, json};
+use shoestring_kernels::Line;
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use thiserror::Error;
+
+const WEIGHTS: &str = "model.safetensors";
+const TOKENIZER: &str = "tokenizer.json";
+
+/// Why a model could not be exported or imported.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the fields are what the messages name")]
+pub enum TransferError {
+    /// A file can't be read.
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Read { path: PathBuf, source: io::Error },
+    /// A file can't be written.
+    #[error("cannot write {path}: {source}", path = path.display())]
+    Write { path: PathBuf, source: io::Error },
+    /// The file is not safetensors.
+    #[error("{path} is not a safetensors file: {source}", path = path.display())]
+    Format { path: PathBuf, source: safetensors::SafeTensorError },
+    /// The tokenizer's file is wrong.
+    #[error("{path}: {source}", path = path.display())]
+    Tokenizer { path: PathBuf, source: TokenizerError },
+    /// The configuration is impossible.
+    #[error("{path}: {source}", path = path.display())]
+    Config { path: PathBuf, source: ConfigError },
+    /// Everything that is wrong with the tensors and metadata.
+    #[error("{path} can't be imported: {}", problems.join("; "), path = path.display())]
+    Contents { path: PathBuf, problems: Vec<String> },
+    /// The checkpoint can't be saved.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+}
+
+/// Writes `model` to the folder `folder`, making it if needed.
+///
+/// # Errors
+/// If a file can't be written.
+pub fn export(model: &Model, folder: &Path) -> Result<(), TransferError> {
+    let write_error = |path: &Path| {
+        let path = path.to_owned();
+        move |source| TransferError::Write { path, source }
+    };
+    fs::create_dir_all(folder).map_err(write_error(folder))?;
+    let (weights, tokenizer) = (folder.join(WEIGHTS), folder.join(TOKENIZER));
+    let (header, data) = to_safetensors(model);
+    let length = (header.len() as u64).to_le_bytes();
+    atomic_write(&weights, &[&length, &header, &data]).map_err(write_error(&weights))?;
+    let json = model.tokenizer().to_owned().to_json();
+    atomic_write(&tokenizer, &[json.as_bytes()]).map_err(write_error(&tokenizer))
+}
+
+/// Makes the checkpoint `out` of the model in `folder`, and returns its configuration.
+///
+/// # Errors
+/// If a file can't be read or written, or does not hold a sound model; all problems of the tensors are
+/// listed at once.
+pub fn import(folder: &Path, out: &Path) -> Result<ModelConfig, TransferError> {
+    let path = folder.join(WEIGHTS);
+    let read = |path: &Path| fs::read(path).map_err(|source| TransferError::Read { path: path.to_owned(), source });
+    let bytes = read(&path)?;
+    let format_error = |source| TransferError::Format { path: path.clone(), source };
+    let file = SafeTensors::deserialize(&bytes).map_err(format_error)?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(format_error)?;
+    let metadata = header.metadata().clone().unwrap_or_default();
+
+    let tokenizer_path = folder.join(TOKENIZER);
+    let json = String::from_utf8_lossy(&read(&tokenizer_path)?).into_owned();
+    let tokenizer = Tokenizer::from_json(&json)
+        .map_err(|source| TransferError::Tokenizer { path: tokenizer_path, source })?;
+
+    let mut problems = Vec::new();
+    let Some(config) = read_config(&file, &metadata, &mut problems) else {
+        return Err(TransferError::Contents { path, problems });
+    };
+    config.validate().map_err(|source| TransferError::Config { path: path.clone(), source })?;
+    let tokens = tokenizer.view().vocabulary_size();
+    if tokens != config.vocabulary {
+        let embedded = config.vocabulary;
+        problems.push(format!("{TOKENIZER} has {tokens} tokens, embedding.weight has {embedded}"));
+    }
+    let layout = Layout::new(&config);
+    let weights = read_tensors(&file, &layout, &mut problems);
+    if !problems.is_empty() {
+        return Err(TransferError::Contents { path, problems });
+    }
+    let record = Record {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        dialogue: metadata.get("dialogue").is_some_and(|value| value == "true"),
+        ..Record::default()
+    };
+    save(out, &Contents { config, tokenizer, weights: &weights, record, training: None })?;
+    Ok(config)
+}
+
+/// The JSON header, padded, and the data of a safetensors file. (The crate's own writer puts metadata
+/// in random order; here the same model gives the same bytes.)
+fn to_safetensors(model: &Model) -> (Vec<u8>, Vec<u8>) {
+    let weights = model.weights();
+    let mut data = Vec::new();
+    let mut header = Map::new();
+    header.insert("__metadata__".to_owned(), metadata(model));
+    for tensor in &weights.layout.tensors {
+        let start = data.len();
+        data.extend(tensor.read(weights.lines).into_iter().flat_map(f32::to_le_bytes));
+        let entry = json!({ "dtype": "F32", "shape": tensor.shape, "data_offsets": [start, data.len()] });
+        header.insert(tensor.name.clone(), entry);
+    }
+    let mut header = Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    (header, data)
+}
+
+fn metadata(model: &Model) -> Value {
+    let ModelConfig { vocabulary, embedding, hidden, layers, experts, top_k, tied, eps_rmsnorm } = model.config();
+    json!({
+        "format": "pt",
+        "model": "shoestring MoE-GRU",
+        "vocabulary": vocabulary.to_string(),
+        "embedding_dim": embedding.to_string(),
+        "gru_hidden_size": hidden.to_string(),
+        "gru_layers": layers.to_string(),
+        "num_experts": experts.to_string(),
+        "top_k": top_k.to_string(),
+        "tied": tied.to_string(),
+        "eps_rmsnorm": eps_rmsnorm.to_string(),
+        "dialogue": model.checkpoint().record().dialogue.to_string(),
+    })
+}
+
+/// The configuration, from the tensors' shapes and, for what they don't show, from the metadata.
+fn read_config(
+    file: &SafeTensors<'_>,
+    metadata: &HashMap<String, String>,
+    problems: &mut Vec<String>,
+) -> Option<ModelConfig> {
+    let mut shape = |name: &str, dimensions: usize| match file.tensor(name) {
+        Ok(tensor) if tensor.shape().len() == dimensions => Some(tensor.shape().to_vec()),
+        Ok(tensor) => {
+            let shape = tensor.shape();
+            problems.push(format!("{name} has shape {shape:?}, not {dimensions} dimensions"));
+            None
+        }
+        Err(_) => {
+            problems.push(format!("{name} is missing"));
+            None
+        }
+    };
+    let embedding = shape("embedding.weight", 2);
+    let recurrent = shape("layers.0.recurrent.weight", 3);
+    let (embedding, recurrent) = (embedding?, recurrent?);
+    let has = |name: &str| file.tensor(name).is_ok();
+    let layers = (0..).take_while(|i| has(&format!("layers.{i}.recurrent.weight"))).count();
+    let experts = recurrent[0];
+    Some(ModelConfig {
+        vocabulary: embedding[0],
+        embedding: embedding[1],
+        hidden: recurrent[1],
+        layers,
+        experts,
+        top_k: metadata_number(metadata, "top_k", experts, problems),
+        tied: !has("head.weight"),
+        eps_rmsnorm: metadata_number(metadata, "eps_rmsnorm", 1e-5, problems),
+    })
+}
+
+/// A number of the metadata, or `default` where it has none.
+fn metadata_number<T: FromStr>(
+    metadata: &HashMap<String, String>,
+    key: &str,
+    default: T,
+    problems: &mut Vec<String>,
+) -> T {
+    let Some(text) = metadata.get(key) else { return default };
+    text.parse().unwrap_or_else(|_| {
+        problems.push(format!("metadata {key} is {text:?}, not a number"));
+        default
+    })
+}
+
+fn read_tensors(file: &SafeTensors<'_>, layout: &Layout, problems: &mut Vec<String>) -> Vec<Line> {
+    let mut weights = vec![Line::default(); layout.lines];
+    for tensor in &layout.tensors {
+        match read_tensor(file, tensor) {
+            Ok(values) => tensor.write(&mut weights, &values),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    let mut unknown: Vec<&str> = file.names().into_iter().filter(|name| layout.tensor(name).is_none()).collect();
+    unknown.sort_unstable();
+    problems.extend(unknown.iter().map(|name| format!("{name} is no tensor of this model")));
+    weights
+}
+
+fn read_tensor(file: &SafeTensors<'_>, expected: &Tensor) -> Result<Vec<f32>, String> {
+    let name = &expected.name;
+    let tensor = file.tensor(name).map_err(|_| format!("{name} is missing"))?;
+    if tensor.shape() != expected.shape {
+        return Err(format!("{name} has shape {:?}, not {:?}", tensor.shape(), expected.shape));
+    }
+    let values = to_f32(&tensor).ok_or_else(|| {
+        let dtype = tensor.dtype();
+        format!("{name} is {dtype:?}; F32, F16, BF16 and F64 can be read")
+    })?;
+    match values.iter().filter(|value| !value.is_finite()).count() {
+        0 => Ok(values),
+        count => Err(format!("{name} has {count} values that are infinite or not a number")),
+    }
+}
+
+fn to_f32(tensor: &TensorView<'_>) -> Option<Vec<f32>> {
+    fn convert<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+        bytes.as_chunks::<N>().0.iter().map(|&chunk| number(chunk)).collect()
+    }
+    let bytes = tensor.data();
+    Some(match tensor.dtype() {
+        Dtype::F32 => convert(bytes, f32::from_le_bytes),
+        Dtype::F16 => convert(bytes, |b| f16::from_le_bytes(b).to_f32()),
+        Dtype::BF16 => convert(bytes, |b| bf16::from_le_bytes(b).to_f32()),
+        Dtype::F64 => convert(bytes, |b| f64::from_le_bytes(b) as f32),
+        _ => return None,
+    })
+}
