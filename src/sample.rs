@@ -86,7 +86,9 @@ impl Sampler {
         self.logits.clear();
         self.logits.extend_from_slice(logits);
         self.penalise_repetition();
-        let token = if self.sampling.temperature > 0.0 { self.draw(kernels) } else { self.likeliest() };
+        // A temperature whose inverse overflows is as good as 0.
+        let scale = self.sampling.temperature.recip();
+        let token = if scale.is_finite() { self.draw(kernels, scale) } else { self.likeliest() };
         if self.recent.len() == REPETITION_WINDOW {
             self.recent.pop_front();
         }
@@ -102,7 +104,9 @@ impl Sampler {
         for (i, &token) in self.recent.iter().enumerate() {
             let first = !self.recent.iter().take(i).any(|&earlier| earlier == token);
             if first && let Some(logit) = self.logits.get_mut(token as usize) {
-                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+                let penalised = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+                // Infinities have no softmax.
+                *logit = penalised.clamp(f32::MIN, f32::MAX);
             }
         }
     }
@@ -117,9 +121,9 @@ impl Sampler {
         best as u32
     }
 
-    fn draw(&mut self, kernels: &Kernels) -> u32 {
+    /// A token at random; `scale` is the inverse of the temperature.
+    fn draw(&mut self, kernels: &Kernels, scale: f32) -> u32 {
         let max = self.logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let scale = 1.0 / self.sampling.temperature;
         for logit in &mut self.logits {
             *logit = (*logit - max) * scale;
         }
@@ -212,6 +216,19 @@ mod tests {
         let mut sampler = Sampler::new(sampling);
         let drawn: Vec<u32> = (0..3).map(|_| sampler.sample(Kernels::best(), &[3.0, 2.0, 1.6])).collect();
         assert_eq!(drawn, [0, 1, 2]);
+    }
+
+    #[test]
+    fn extreme_settings_follow_the_logits() {
+        let logits = [1.0, 3.0, -2.0];
+        let first = |sampling| Sampler::new(sampling).sample(Kernels::best(), &logits);
+        assert_eq!(first(Sampling { temperature: f32::from_bits(1), ..PLAIN }), 1);
+        assert_eq!(first(Sampling { temperature: 1e-30, ..PLAIN }), 1);
+        // The first token drawn becomes much likelier than any other.
+        let tiny = Sampling { temperature: 0.5, repetition_penalty: 1e-40, ..PLAIN };
+        let mut sampler = Sampler::new(tiny);
+        let drawn: Vec<u32> = (0..4).map(|_| sampler.sample(Kernels::best(), &[2.0, 3.0, 2.5])).collect();
+        assert!(drawn.iter().all(|&token| token == drawn[0]), "{drawn:?}");
     }
 
     proptest! {

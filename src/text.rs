@@ -1,5 +1,6 @@
 //! Reading text files for training and evaluation.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,6 +8,8 @@ use thiserror::Error;
 
 /// Above this part of bytes that are not UTF-8 text, a file is not text.
 const MOST_INVALID: f64 = 0.1;
+/// What some programs put before UTF-8 text.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// Why a text can't be used.
 #[derive(Debug, Error)]
@@ -55,18 +58,19 @@ impl Text {
 
     fn push(&mut self, file: &Path, bytes: Vec<u8>) -> Result<(), TextError> {
         let path = || file.to_owned();
-        if bytes.iter().all(u8::is_ascii_whitespace) {
+        let content = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
+        if content.iter().all(u8::is_ascii_whitespace) {
             return Err(TextError::Empty { path: path() });
         }
         if !is_text(&bytes) {
             return Err(TextError::Binary { path: path() });
         }
-        let (bytes, converted) = unix_line_ends(bytes);
+        let (content, converted) = unix_line_ends(content);
         self.converted_line_ends |= converted;
         if !self.bytes.is_empty() {
             self.bytes.extend_from_slice(b"\n\n");
         }
-        self.bytes.extend_from_slice(bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes));
+        self.bytes.extend_from_slice(&content);
         self.files.push(path());
         Ok(())
     }
@@ -97,9 +101,9 @@ fn is_text(bytes: &[u8]) -> bool {
     nul * 1000 <= bytes.len() && invalid as f64 <= MOST_INVALID * bytes.len() as f64
 }
 
-fn unix_line_ends(bytes: Vec<u8>) -> (Vec<u8>, bool) {
+fn unix_line_ends(bytes: &[u8]) -> (Cow<'_, [u8]>, bool) {
     if !bytes.windows(2).any(|pair| pair == b"\r\n") {
-        return (bytes, false);
+        return (bytes.into(), false);
     }
     let mut unix = Vec::with_capacity(bytes.len());
     for (i, &byte) in bytes.iter().enumerate() {
@@ -107,7 +111,7 @@ fn unix_line_ends(bytes: Vec<u8>) -> (Vec<u8>, bool) {
             unix.push(byte);
         }
     }
-    (unix, true)
+    (unix.into(), true)
 }
 
 #[cfg(test)]
@@ -140,10 +144,11 @@ mod tests {
 
     #[test]
     fn what_is_not_text_is_refused() {
-        let folder = folder_with(&[("empty", b""), ("blank", b" \n\n"), ("zeros", &[0; 100]), ("noise", &[0xff; 50])]);
+        let folder = folder_with(&[("empty", b""), ("blank", b" \n\n"), ("mark", BYTE_ORDER_MARK), ("zeros", &[0; 100]), ("noise", &[0xff; 50])]);
         let read = |name: &str| Text::read(&[folder.path().join(name)]).unwrap_err();
         assert!(matches!(read("empty"), TextError::Empty { .. }));
         assert!(matches!(read("blank"), TextError::Empty { .. }));
+        assert!(matches!(read("mark"), TextError::Empty { .. }));
         assert!(matches!(read("zeros"), TextError::Binary { .. }));
         assert!(matches!(read("noise"), TextError::Binary { .. }));
         assert!(matches!(read("missing"), TextError::Io { .. }));

@@ -4,7 +4,7 @@
 //! is in the file's metadata, as strings. `docs/export.py` runs such a model in PyTorch.
 
 use crate::checkpoint::{Contents, CheckpointError, Record, atomic_write, save};
-use crate::model::{ConfigError, Layout, Model, ModelConfig, Tensor};
+use crate::model::{Layout, Model, ModelConfig, Tensor};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -36,9 +36,6 @@ pub enum TransferError {
     /// The tokenizer's file is wrong.
     #[error("{path}: {source}", path = path.display())]
     Tokenizer { path: PathBuf, source: TokenizerError },
-    /// The configuration is impossible.
-    #[error("{path}: {source}", path = path.display())]
-    Config { path: PathBuf, source: ConfigError },
     /// Everything that is wrong with the tensors and metadata.
     #[error("{path} can't be imported: {}", problems.join("; "), path = path.display())]
     Contents { path: PathBuf, problems: Vec<String> },
@@ -74,38 +71,60 @@ pub fn import(folder: &Path, out: &Path) -> Result<ModelConfig, TransferError> {
     let path = folder.join(WEIGHTS);
     let read = |path: &Path| fs::read(path).map_err(|source| TransferError::Read { path: path.to_owned(), source });
     let bytes = read(&path)?;
-    let format_error = |source| TransferError::Format { path: path.clone(), source };
-    let file = SafeTensors::deserialize(&bytes).map_err(format_error)?;
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(format_error)?;
-    let metadata = header.metadata().clone().unwrap_or_default();
-
     let tokenizer_path = folder.join(TOKENIZER);
     let json = String::from_utf8_lossy(&read(&tokenizer_path)?).into_owned();
     let tokenizer = Tokenizer::from_json(&json)
         .map_err(|source| TransferError::Tokenizer { path: tokenizer_path, source })?;
 
-    let mut problems = Vec::new();
-    let Some(config) = read_config(&file, &metadata, &mut problems) else {
-        return Err(TransferError::Contents { path, problems });
-    };
-    config.validate().map_err(|source| TransferError::Config { path: path.clone(), source })?;
-    let tokens = tokenizer.view().vocabulary_size();
-    if tokens != config.vocabulary {
-        let embedded = config.vocabulary;
-        problems.push(format!("{TOKENIZER} has {tokens} tokens, embedding.weight has {embedded}"));
-    }
-    let layout = Layout::new(&config);
-    let weights = read_tensors(&file, &layout, &mut problems);
-    if !problems.is_empty() {
-        return Err(TransferError::Contents { path, problems });
-    }
-    let record = Record {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        dialogue: metadata.get("dialogue").is_some_and(|value| value == "true"),
-        ..Record::default()
-    };
+    let Imported { config, weights, dialogue } = read_model(&bytes, &tokenizer, &path)?;
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let record = Record { version, dialogue, ..Record::default() };
     save(out, &Contents { config, tokenizer, weights: &weights, record, training: None })?;
     Ok(config)
+}
+
+/// A model read from safetensors.
+#[derive(Debug)]
+pub struct Imported {
+    /// Its sizes and options.
+    pub config: ModelConfig,
+    /// Its weights, laid out as [`Layout`] says.
+    pub weights: Vec<Line>,
+    /// It was trained on [USER]/[BOT] turns.
+    pub dialogue: bool,
+}
+
+/// Reads the bytes of a `model.safetensors` whose token ids are `tokenizer`'s; `path` names it in errors.
+///
+/// # Errors
+/// If they do not hold a sound model; all problems of the tensors are listed at once.
+pub fn read_model(bytes: &[u8], tokenizer: &Tokenizer, path: &Path) -> Result<Imported, TransferError> {
+    let path = || path.to_owned();
+    let format_error = |source| TransferError::Format { path: path(), source };
+    let file = SafeTensors::deserialize(bytes).map_err(format_error)?;
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(format_error)?;
+    let metadata = header.metadata().clone().unwrap_or_default();
+
+    let mut problems = Vec::new();
+    let Some(config) = read_config(&file, &metadata, &mut problems) else {
+        return Err(TransferError::Contents { path: path(), problems });
+    };
+    let tokens = tokenizer.view().vocabulary_size();
+    if tokens != config.vocabulary {
+        problems.push(format!("{TOKENIZER} has {tokens} tokens, the model {}", config.vocabulary));
+    }
+    let layout = Layout::new(&config);
+    let tensors = read_tensors(&file, &layout, &mut problems);
+    if !problems.is_empty() {
+        return Err(TransferError::Contents { path: path(), problems });
+    }
+    // Only now is the model known to be no larger than its file, so that there may be memory for it.
+    let mut weights = vec![Line::default(); layout.lines]; // [lines]
+    for (tensor, values) in layout.tensors.iter().zip(&tensors) {
+        tensor.write(&mut weights, values);
+    }
+    let dialogue = metadata.get("dialogue").is_some_and(|value| value == "true");
+    Ok(Imported { config, weights, dialogue })
 }
 
 /// The JSON header, padded, and the data of a safetensors file. (The crate's own writer puts metadata
@@ -143,44 +162,49 @@ fn metadata(model: &Model) -> Value {
     })
 }
 
-/// The configuration, from the tensors' shapes and, for what they don't show, from the metadata.
+/// The configuration, from the metadata or, for what that does not say, from the tensors' shapes.
 fn read_config(
     file: &SafeTensors<'_>,
     metadata: &HashMap<String, String>,
     problems: &mut Vec<String>,
 ) -> Option<ModelConfig> {
-    let mut shape = |name: &str, dimensions: usize| match file.tensor(name) {
-        Ok(tensor) if tensor.shape().len() == dimensions => Some(tensor.shape().to_vec()),
-        Ok(tensor) => {
-            let shape = tensor.shape();
-            problems.push(format!("{name} has shape {shape:?}, not {dimensions} dimensions"));
-            None
+    let earlier = problems.len();
+    let mut size = |key: &str, tensor: &str, dimension: usize| {
+        if metadata.contains_key(key) {
+            return read_metadata(metadata, key, 0, problems);
         }
-        Err(_) => {
-            problems.push(format!("{name} is missing"));
-            None
-        }
+        let shape = file.tensor(tensor).ok().and_then(|tensor| tensor.shape().get(dimension).copied());
+        shape.unwrap_or_else(|| {
+            problems.push(format!("neither metadata {key} nor the shape of {tensor} is there"));
+            0
+        })
     };
-    let embedding = shape("embedding.weight", 2);
-    let recurrent = shape("layers.0.recurrent.weight", 3);
-    let (embedding, recurrent) = (embedding?, recurrent?);
-    let has = |name: &str| file.tensor(name).is_ok();
-    let layers = (0..).take_while(|i| has(&format!("layers.{i}.recurrent.weight"))).count();
-    let experts = recurrent[0];
-    Some(ModelConfig {
-        vocabulary: embedding[0],
-        embedding: embedding[1],
-        hidden: recurrent[1],
-        layers,
+    let vocabulary = size("vocabulary", "embedding.weight", 0);
+    let embedding = size("embedding_dim", "embedding.weight", 1);
+    let experts = size("num_experts", "layers.0.recurrent.weight", 0);
+    let hidden = size("gru_hidden_size", "layers.0.recurrent.weight", 1);
+    let names = file.names();
+    let layer_of = |name: &&str| name.strip_prefix("layers.")?.split_once('.')?.0.parse::<usize>().ok();
+    let layers = names.iter().filter_map(layer_of).max().map_or(0, |last| last.saturating_add(1));
+    let config = ModelConfig {
+        vocabulary,
+        embedding,
+        hidden,
+        layers: read_metadata(metadata, "gru_layers", layers, problems),
         experts,
-        top_k: metadata_number(metadata, "top_k", experts, problems),
-        tied: !has("head.weight"),
-        eps_rmsnorm: metadata_number(metadata, "eps_rmsnorm", 1e-5, problems),
-    })
+        top_k: read_metadata(metadata, "top_k", experts, problems),
+        tied: read_metadata(metadata, "tied", !names.contains(&"head.weight"), problems),
+        eps_rmsnorm: read_metadata(metadata, "eps_rmsnorm", 1e-5, problems),
+    };
+    if problems.len() > earlier {
+        return None;
+    }
+    config.validate().map_err(|error| problems.push(error.to_string())).ok()?;
+    Some(config)
 }
 
-/// A number of the metadata, or `default` where it has none.
-fn metadata_number<T: FromStr>(
+/// A value of the metadata, or `default` where it has none.
+fn read_metadata<T: FromStr>(
     metadata: &HashMap<String, String>,
     key: &str,
     default: T,
@@ -188,23 +212,24 @@ fn metadata_number<T: FromStr>(
 ) -> T {
     let Some(text) = metadata.get(key) else { return default };
     text.parse().unwrap_or_else(|_| {
-        problems.push(format!("metadata {key} is {text:?}, not a number"));
+        problems.push(format!("metadata {key} can't be {text:?}"));
         default
     })
 }
 
-fn read_tensors(file: &SafeTensors<'_>, layout: &Layout, problems: &mut Vec<String>) -> Vec<Line> {
-    let mut weights = vec![Line::default(); layout.lines];
+/// The values of every tensor that is as it should be; the others are problems, and so are unknown ones.
+fn read_tensors(file: &SafeTensors<'_>, layout: &Layout, problems: &mut Vec<String>) -> Vec<Vec<f32>> {
+    let mut tensors = Vec::new();
     for tensor in &layout.tensors {
         match read_tensor(file, tensor) {
-            Ok(values) => tensor.write(&mut weights, &values),
+            Ok(values) => tensors.push(values),
             Err(problem) => problems.push(problem),
         }
     }
     let mut unknown: Vec<&str> = file.names().into_iter().filter(|name| layout.tensor(name).is_none()).collect();
     unknown.sort_unstable();
     problems.extend(unknown.iter().map(|name| format!("{name} is no tensor of this model")));
-    weights
+    tensors
 }
 
 fn read_tensor(file: &SafeTensors<'_>, expected: &Tensor) -> Result<Vec<f32>, String> {

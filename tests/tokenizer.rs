@@ -280,6 +280,18 @@ fn merges_of_special_or_unknown_tokens_are_noticed() {
 }
 
 #[test]
+fn a_full_merge_table_is_noticed() {
+    let mut damaged = train(b"ab", MINIMUM_VOCABULARY + 1, 1);
+    let [left, right] = damaged.view().merges()[0];
+    damaged.merges.extend([right, right]);
+    for other in [[left, right], [left, left]] {
+        damaged.merge_slots = [[left, right, 0, 261], [other[0], other[1], 1, 261]].concat();
+        // To look for the second merge there would not end.
+        assert!(matches!(open(&damaged), Err(TokenizerError::Damaged(_))));
+    }
+}
+
+#[test]
 fn of_merges_of_one_pair_the_last_counts() {
     let mut file: Value = serde_json::from_str(&TOKENIZER.to_json()).unwrap();
     let merges = file["model"]["merges"].as_array_mut().unwrap();

@@ -92,6 +92,17 @@ impl Header {
     }
 }
 
+/// Makes the length and the checksum in the header of `file` those of what follows it; a shorter file stays
+/// as it is. For tests that damage what a checksum protects.
+#[doc(hidden)]
+pub fn reseal(file: &mut [u8]) {
+    let Some((header, archive)) = file.split_first_chunk_mut::<HEADER_LENGTH>() else { return };
+    header[16..24].copy_from_slice(&(archive.len() as u64).to_le_bytes());
+    header[24..32].fill(0);
+    let checksum = checksum(header, archive);
+    header[24..32].copy_from_slice(&checksum.to_le_bytes());
+}
+
 /// XXH3 over the header, its checksum field zero, and the archive.
 fn checksum(header: &[u8; HEADER_LENGTH], archive: &[u8]) -> u64 {
     let mut hasher = Xxh3::new();

@@ -4,7 +4,7 @@
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::{Fallible, Source};
 use rkyv::rend::u32_le;
-use rkyv::ser::{Allocator, Writer};
+use rkyv::ser::{Allocator, Positional, Writer};
 use rkyv::traits::{CopyOptimization, NoUndef};
 use rkyv::vec::{ArchivedVec, VecResolver};
 use rkyv::with::{ArchiveWith, SerializeWith};
@@ -70,10 +70,18 @@ where
     S::Error: Source,
 {
     fn serialize_with(field: &&[Line], serializer: &mut S) -> Result<VecResolver, S::Error> {
+        align_for_lines(serializer)?;
         // SAFETY: `StoredLine` is a `repr(transparent)` wrapper of `Line`.
         let stored = unsafe { std::slice::from_raw_parts(field.as_ptr().cast::<StoredLine>(), field.len()) };
         ArchivedVec::serialize_from_slice(stored, serializer)
     }
+}
+
+/// Writes zeros up to where a line may lie. rkyv would too, but panics where it takes more than 31 of them.
+fn align_for_lines<S: Fallible + Writer + ?Sized>(serializer: &mut S) -> Result<(), S::Error> {
+    const ZEROS: [u8; align_of::<StoredLine>()] = [0; align_of::<StoredLine>()];
+    let position = serializer.pos();
+    serializer.write(&ZEROS[..position.next_multiple_of(ZEROS.len()) - position])
 }
 
 /// The lines of an archived buffer.

@@ -8,7 +8,7 @@ mod line;
 mod save;
 mod schema;
 
-pub use header::Kind;
+pub use header::{Kind, reseal};
 pub use save::{atomic_write, save};
 pub use schema::{
     Contents, Position, Recipe, Record, RunLength, TrainingState, Validation,
@@ -19,6 +19,7 @@ use crate::tokenizer::{Tokenizer, TokenizerError, TokenizerView};
 use header::{HEADER_LENGTH, Header};
 use memmap2::Mmap;
 use rkyv::rancor;
+use rkyv::util::AlignedVec;
 use schema::{ArchivedContents, ArchivedTrainingState};
 use shoestring_kernels::Line;
 use std::fs::File;
@@ -70,6 +71,7 @@ pub struct Checkpoint {
 enum Bytes {
     Mapped(Mmap),
     Static(&'static [u8]),
+    Owned(AlignedVec<HEADER_LENGTH>),
 }
 
 /// Bytes placed on a 64-byte boundary, as a checkpoint's must be; for `include_bytes!`.
@@ -106,6 +108,16 @@ impl Checkpoint {
         Checkpoint::validate(Bytes::Static(bytes), name.into())
     }
 
+    /// Validates a copy of a checkpoint that lies in memory; `name` stands for its path in errors.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Self, CheckpointError> {
+        let mut aligned = AlignedVec::with_capacity(bytes.len());
+        aligned.extend_from_slice(bytes);
+        Checkpoint::validate(Bytes::Owned(aligned), name.into())
+    }
+
     fn validate(bytes: Bytes, path: PathBuf) -> Result<Self, CheckpointError> {
         let header = Header::parse(bytes.get(), &path)?;
         let checkpoint = Checkpoint { bytes, path, header };
@@ -127,8 +139,12 @@ impl Checkpoint {
             return Err(checkpoint.damaged("its tokenizer doesn't fit its configuration"));
         }
         if let Some(training) = archive.training.as_ref() {
-            let fits = training.first_moment.len() == lines && training.second_moment.len() == lines;
-            if !fits || archive.record.recipe.is_none() {
+            let moments_fit = training.first_moment.len() == lines && training.second_moment.len() == lines;
+            let recipe = checkpoint.record().recipe;
+            let recipe_fits = recipe.is_some_and(|recipe| {
+                recipe.is_possible() && recipe.state_length(&config) == Some(training.position.carried_state.len())
+            });
+            if !moments_fit || !recipe_fits {
                 return Err(checkpoint.damaged("its training state doesn't fit its configuration"));
             }
         }
@@ -265,6 +281,7 @@ impl Bytes {
         match self {
             Bytes::Mapped(map) => map,
             Bytes::Static(bytes) => bytes,
+            Bytes::Owned(bytes) => bytes,
         }
     }
 }

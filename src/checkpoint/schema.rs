@@ -4,7 +4,7 @@ use super::line::AsLines;
 use crate::model::ModelConfig;
 use crate::tokenizer::Tokenizer;
 use rkyv::{Archive, Deserialize, Serialize};
-use shoestring_kernels::Line;
+use shoestring_kernels::{Line, padded};
 
 /// Everything in a checkpoint, borrowed from a run to be saved.
 #[derive(Archive, Serialize)]
@@ -91,6 +91,20 @@ pub struct Recipe {
     pub length: RunLength,
     /// Seed of initialisation, data order and dropout.
     pub seed: u64,
+}
+
+impl Recipe {
+    /// Whether these are settings of a run there could be; a file may say anything.
+    pub(super) fn is_possible(&self) -> bool {
+        self.batch_size > 0 && self.seq_length > 0 && (0.0..1.0).contains(&self.dropout)
+    }
+
+    /// Floats of the state that a run carries from chunk to chunk, [L, E, B, padded(H)]; `None` if more than
+    /// can be counted.
+    pub(super) fn state_length(&self, config: &ModelConfig) -> Option<usize> {
+        // A valid configuration's sizes are too small for their product to overflow.
+        (config.layers * config.experts * padded(config.hidden)).checked_mul(self.batch_size)
+    }
 }
 
 /// How long a run is.

@@ -1,7 +1,7 @@
 //! `shoestring chat`
 
 use super::arguments::SamplingArgs;
-use super::{Globals, open_model};
+use super::{Globals, open_model, tell};
 use crate::chat::Conversation;
 use crate::generate::Limits;
 use crate::model::Model;
@@ -54,10 +54,10 @@ fn converse(model: &Model, sampling: Sampling, limits: Limits, globals: Globals)
     let interactive = stdin().is_terminal() && stdout().is_terminal();
     if interactive && !globals.quiet {
         if dialogue {
-            eprintln!("Chat with the model; `exit` or Ctrl-D leaves.");
+            tell!("Chat with the model; `exit` or Ctrl-D leaves.");
         } else {
-            eprintln!("This model was trained on plain text, not on conversations: it continues what you write.");
-            eprintln!("`exit` or Ctrl-D leaves.");
+            tell!("This model was trained on plain text, not on conversations: it continues what you write.");
+            tell!("`exit` or Ctrl-D leaves.");
         }
     }
     let mut conversation = Conversation::new(model.session(), Sampler::new(sampling), dialogue, limits);

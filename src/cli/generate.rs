@@ -106,6 +106,9 @@ fn read_stdin() -> Result<String> {
     // The line end that `echo` adds is not part of the prompt.
     if prompt.ends_with('\n') {
         prompt.pop();
+        if prompt.ends_with('\r') {
+            prompt.pop();
+        }
     }
     Ok(prompt)
 }

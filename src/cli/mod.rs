@@ -5,6 +5,7 @@ mod chat;
 mod eval;
 mod generate;
 mod inspect;
+mod memory;
 mod progress;
 mod tokenizer;
 mod train;
@@ -14,7 +15,7 @@ use crate::checkpoint::Checkpoint;
 use crate::model::Model;
 use crate::{bundled, train::newest_checkpoint};
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use shoestring_kernels::Kernels;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -81,17 +82,38 @@ fn version() -> &'static str {
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
     match run(arguments) {
         Ok(code) => code,
         // Whoever read our output has read enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("shoestring: {error:#}");
+            tell!("shoestring: {error:#}");
             ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
         }
     }
 }
+
+/// The command line. A number below zero reaches its flag, whose error names both.
+fn command() -> clap::Command {
+    let negative_numbers = |arg: clap::Arg| {
+        let takes_values = arg.get_action().takes_values();
+        if takes_values { arg.allow_negative_numbers(true) } else { arg }
+    };
+    Arguments::command().mut_subcommands(|command| {
+        command.mut_args(negative_numbers).mut_subcommands(|command| command.mut_args(negative_numbers))
+    })
+}
+
+/// Says a line on stderr. That nobody may be reading it any more is no reason to stop, or to panic as `eprintln!`
+/// does.
+macro_rules! tell {
+    ($($message:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($message)*);
+    }};
+}
+use tell;
 
 fn run(arguments: Arguments) -> Result<ExitCode> {
     let kernels = match arguments.kernel.as_deref() {
@@ -122,7 +144,7 @@ fn open_model(path: Option<&Path>, globals: Globals) -> Result<Model> {
         None => match newest_checkpoint(Path::new(CHECKPOINTS)) {
             Some(path) => {
                 if !globals.quiet {
-                    eprintln!("Using {} (choose another with --checkpoint).", path.display());
+                    tell!("Using {} (choose another with --checkpoint).", path.display());
                 }
                 Checkpoint::open(&path)?
             }

@@ -1,5 +1,6 @@
 //! What a training run shows: a progress bar on a terminal, plain lines elsewhere; all on stderr.
 
+use super::tell;
 use crate::checkpoint::{Record, Validation};
 use crate::train::Event;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -56,9 +57,9 @@ impl Display {
     pub fn summary(&self, record: &Record, model: &Path) {
         let rate = record.tokens as f64 / record.seconds.max(1e-9);
         let (steps, time) = (record.step, clock(record.seconds));
-        eprintln!("Trained {steps} steps, {} tokens in {time} ({rate:.0} tokens/s).", record.tokens);
+        tell!("Trained {steps} steps, {} tokens in {time} ({rate:.0} tokens/s).", record.tokens);
         let best = record.validations.iter().map(|v| v.nats_per_char).fold(f64::INFINITY, f64::min);
-        eprintln!("Best validation: {best:.4} nats/char. The model: {}", model.display());
+        tell!("Best validation: {best:.4} nats/char. The model: {}", model.display());
     }
 
     fn step(&mut self, record: &Record, done: f64) {
@@ -84,8 +85,8 @@ impl Display {
 
     fn warn(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| tell!("{line}")),
+            None => tell!("{line}"),
         }
     }
 }

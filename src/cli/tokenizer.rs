@@ -1,5 +1,6 @@
 //! `shoestring tokenizer`
 
+use super::tell;
 use crate::checkpoint::open_tokenizer;
 use crate::tokenizer::{Encoder, Pieces, Special, Tokenizer, TokenizerView, Trainer};
 use anyhow::{Context, Result, bail};
@@ -42,13 +43,13 @@ struct TrainArgs {
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
     /// Number of tokens, with the 5 special tokens and the 256 bytes
-    #[arg(long, value_name = "N", default_value_t = 850)]
+    #[arg(long, value_name = "N", default_value_t = 850, value_parser = super::train::vocabulary)]
     vocab_size: usize,
     /// File to write
     #[arg(long, short, value_name = "FILE", default_value = "tokenizer.json")]
     out: PathBuf,
     /// Threads to use; the result does not depend on it
-    #[arg(long, value_name = "N", default_value_t = default_threads())]
+    #[arg(long, value_name = "N", default_value_t = default_threads(), value_parser = super::train::threads)]
     threads: usize,
 }
 
@@ -108,7 +109,7 @@ fn train(args: &TrainArgs) -> Result<Tokenizer> {
     let tokenizer = trainer.train(|_, _| ())?;
     let size = tokenizer.view().vocabulary_size();
     if size < args.vocab_size {
-        eprintln!(
+        tell!(
             "The text has nothing more to merge after {size} tokens; {} were asked for.",
             args.vocab_size
         );

@@ -2,7 +2,7 @@
 
 use super::arguments::{below_one, duration, float, minutes, positive};
 use super::progress::Display;
-use super::{CHECKPOINTS, Globals, INTERRUPTED, UsageError, name_paths, chat};
+use super::{CHECKPOINTS, Globals, INTERRUPTED, UsageError, chat, memory, name_paths, tell};
 use crate::checkpoint::{Checkpoint, Recipe, RunLength};
 use crate::model::{Layout, ModelConfig};
 use crate::text::Text;
@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Minutes that suit the bundled corpus.
-const BUNDLED_MINUTES: f64 = 5.0;
+const BUNDLED_MINUTES: f64 = 3.0;
 
 #[derive(Args)]
 #[command(after_help = "Examples:\n  shoestring train --model-data book.txt --minutes 10\n  \
@@ -155,11 +155,11 @@ enum RecipeName {
 
 /// A number from LOW to HIGH.
 fn within<const LOW: usize, const HIGH: usize>(text: &str) -> Result<usize, String> {
-    let value: usize = text.parse().map_err(|_| "not a whole number".to_owned())?;
-    if (LOW..=HIGH).contains(&value) { Ok(value) } else { Err(format!("it must lie between {LOW} and {HIGH}")) }
+    let value = text.parse().ok().filter(|value| (LOW..=HIGH).contains(value));
+    value.ok_or_else(|| format!("it must be a whole number between {LOW} and {HIGH}"))
 }
 
-fn vocabulary(text: &str) -> Result<usize, String> {
+pub(super) fn vocabulary(text: &str) -> Result<usize, String> {
     within::<MINIMUM_VOCABULARY, { 1 << 20 }>(text)
 }
 
@@ -193,7 +193,7 @@ fn keep(text: &str) -> Result<usize, String> {
 
 pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
     // Before anything is read or computed: a Ctrl-C must never lose what there is.
-    let stop = stop_on_signals()?;
+    let stop = stop_on_signals(globals.quiet)?;
     let mut run = match &args.checkpoint {
         Some(path) => resume(&args, path, globals)?,
         None => start(&args, globals)?,
@@ -206,8 +206,9 @@ pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
     let newest = folder.newest().unwrap_or(folder.path()).to_owned();
     match outcome {
         Outcome::Interrupted => {
-            let newest = newest.display();
-            eprintln!("Stopped and saved. Go on with: shoestring train --checkpoint {newest}");
+            if !globals.quiet {
+                tell!("Stopped and saved. Go on with: shoestring train --checkpoint {}", newest.display());
+            }
             Ok(ExitCode::from(INTERRUPTED))
         }
         Outcome::Finished => {
@@ -217,6 +218,8 @@ pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
             }
             drop(run);
             if !args.no_chat && stdin().is_terminal() && stdout().is_terminal() {
+                // There is nothing to save any more: a Ctrl-C in the chat ends it at once.
+                stop.store(true, Ordering::Relaxed);
                 chat::with_model(&model, globals)?;
             }
             Ok(ExitCode::SUCCESS)
@@ -225,14 +228,16 @@ pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
 }
 
 /// A flag that the first SIGINT or SIGTERM sets; the second ends the process at once.
-fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+fn stop_on_signals(quiet: bool) -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(i32::from(INTERRUPTED));
         }
-        eprintln!("\nFinishing the step and saving; once more to stop at once.");
+        if !quiet {
+            tell!("\nFinishing the step and saving; once more to stop at once.");
+        }
     })
     .context("cannot handle signals")?;
     Ok(stop)
@@ -250,11 +255,9 @@ fn start(args: &TrainArgs, globals: Globals) -> Result<Run> {
         recipe.length = RunLength::Minutes(BUNDLED_MINUTES);
     }
     args.training.apply(&mut recipe);
+    memory::check(&config, &recipe)?;
     let path = args.checkpoint_dir.as_deref().unwrap_or(Path::new(CHECKPOINTS));
-    let (folder, moved) = RunFolder::create(path, args.keep)?;
-    if let Some(moved) = moved.filter(|_| !globals.quiet) {
-        eprintln!("Moved an earlier run's files to {}.", moved.display());
-    }
+    let folder = new_folder(path, args.keep, globals)?;
     let options = args.options();
     let run = Run::start(config, recipe, tokenizer, corpus, globals.kernels, folder, options.clone())?;
     announce(&run, config, &args.model_data, &options, globals);
@@ -268,24 +271,41 @@ fn resume(args: &TrainArgs, path: &Path, globals: Globals) -> Result<Run> {
     let mut recipe = record.recipe.clone().unwrap_or_else(default_recipe);
     refuse_contradictions(args, &checkpoint, &recipe)?;
     args.training.apply(&mut recipe);
+    memory::check(&checkpoint.config(), &recipe)?;
     let given = |flag: &[PathBuf], stored: Vec<PathBuf>| if flag.is_empty() { stored } else { flag.to_vec() };
     let model_data = given(&args.model_data, training.model_data());
     let validation_data = given(&args.validation_data, training.validation_data());
     let corpus = read_corpus(&model_data, &validation_data, globals)?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let folder = args.checkpoint_dir.as_deref().or(parent).unwrap_or(Path::new("."));
-    let folder = RunFolder::reopen(folder, args.keep, record.step)?;
+    let folder = resumed_folder(args, path, record.step, globals)?;
     let options = args.options();
     let run = Run::resume(&checkpoint, recipe, corpus, globals.kernels, folder, options.clone())?;
     if !globals.quiet {
-        eprintln!("Resuming {} at step {}, epoch {}.", path.display(), record.step, record.epoch);
+        tell!("Resuming {} at step {}, epoch {}.", path.display(), record.step, record.epoch);
         if record.kernel != globals.kernels.name() {
             let (before, now) = (&record.kernel, globals.kernels.name());
-            eprintln!("Its kernels were {before}, now {now}: weights may differ from an undisturbed run's in the last bits.");
+            tell!("Its kernels were {before}, now {now}: weights may differ from an undisturbed run's in the last bits.");
         }
     }
     announce(&run, checkpoint.config(), &model_data, &options, globals);
     Ok(run)
+}
+
+fn new_folder(path: &Path, keep: usize, globals: Globals) -> Result<RunFolder> {
+    let (folder, moved) = RunFolder::create(path, keep)?;
+    if let Some(moved) = moved.filter(|_| !globals.quiet) {
+        tell!("Moved an earlier run's files to {}.", moved.display());
+    }
+    Ok(folder)
+}
+
+/// The folder to go on in: the checkpoint's, or a new one, where another run's files are not this one's.
+fn resumed_folder(args: &TrainArgs, checkpoint: &Path, step: u64, globals: Globals) -> Result<RunFolder> {
+    let parent = checkpoint.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let same = |folder: &Path| matches!((folder.canonicalize(), parent.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    match args.checkpoint_dir.as_deref() {
+        Some(folder) if !same(folder) => new_folder(folder, args.keep, globals),
+        _ => Ok(RunFolder::reopen(parent, args.keep, step)?),
+    }
 }
 
 /// An error for every flag that says something else than the checkpoint about what can't be changed.
@@ -339,7 +359,7 @@ fn read_corpus(model_data: &[PathBuf], validation_data: &[PathBuf], globals: Glo
     let validation = if validation_data.is_empty() { None } else { Some(Text::read(validation_data)?) };
     let converted = text.converted_line_ends || validation.as_ref().is_some_and(|text| text.converted_line_ends);
     if converted && !globals.quiet {
-        eprintln!("Windows line ends in the text are read as plain ones.");
+        tell!("Windows line ends in the text are read as plain ones.");
     }
     Ok(Corpus::new(text, validation))
 }
@@ -348,7 +368,7 @@ fn train_tokenizer(args: &TrainArgs, corpus: &Corpus, globals: Globals) -> Resul
     let text = if args.bpe_data.is_empty() { None } else { Some(Text::read(&args.bpe_data)?.bytes) };
     let text = text.as_deref().unwrap_or(corpus.training());
     if !globals.quiet {
-        eprintln!("Training the tokenizer on {}.", size(text.len()));
+        tell!("Training the tokenizer on {}.", size(text.len()));
     }
     let vocabulary = args.model.bpe_vocab_size.unwrap_or(850);
     Ok(Tokenizer::train(&[text], vocabulary, args.options().threads)?)
@@ -377,17 +397,17 @@ fn announce(run: &Run, config: ModelConfig, model_data: &[PathBuf], options: &Op
     let (training, validation) = run.tokens();
     let ModelConfig { vocabulary, embedding, hidden, layers, experts, top_k, .. } = config;
     let parameters = Layout::new(&config).parameters();
-    eprintln!(
+    tell!(
         "Text: {}: {training} tokens to train on, {validation} to validate, vocabulary {vocabulary}.",
         name_paths(model_data)
     );
-    eprintln!(
+    tell!(
         "Model: {parameters} parameters: embedding {embedding}, {layers} layers of {experts} experts \
          ({top_k} active) of width {hidden}."
     );
     let (threads, kernel) = (options.threads, globals.kernels.name());
     let folder = run.folder().path().display();
-    eprintln!("Kernels {kernel}, {threads} threads. Checkpoints go to {folder}; Ctrl-C stops and saves.");
+    tell!("Kernels {kernel}, {threads} threads. Checkpoints go to {folder}; Ctrl-C stops and saves.");
 }
 
 fn size(bytes: usize) -> String {

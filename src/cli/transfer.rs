@@ -1,6 +1,6 @@
 //! `shoestring export` and `shoestring import`
 
-use super::{Globals, open_model};
+use super::{Globals, open_model, tell};
 use crate::model::Layout;
 use crate::transfer;
 use anyhow::Result;
@@ -31,7 +31,7 @@ pub fn export(args: &ExportArgs, globals: Globals) -> Result<ExitCode> {
     let model = open_model(Some(&args.checkpoint), globals)?;
     transfer::export(&model, &args.folder)?;
     if !globals.quiet {
-        eprintln!("Wrote model.safetensors and tokenizer.json to {}.", args.folder.display());
+        tell!("Wrote model.safetensors and tokenizer.json to {}.", args.folder.display());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -40,7 +40,7 @@ pub fn import(args: &ImportArgs, globals: Globals) -> Result<ExitCode> {
     let config = transfer::import(&args.folder, &args.output)?;
     if !globals.quiet {
         let parameters = Layout::new(&config).parameters();
-        eprintln!("Wrote {} ({parameters} parameters).", args.output.display());
+        tell!("Wrote {} ({parameters} parameters).", args.output.display());
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -58,7 +58,7 @@ impl Trainer {
                 (part, rest) = split_near(rest, share);
                 workers.push(scope.spawn(move || counts.count(part).is_some()));
             }
-            let own_complete = own[0].count(own_part).is_some() && own[0].count(rest).is_some();
+            let own_complete = own[0].count(own_part).is_some();
             workers
                 .into_iter()
                 .fold(own_complete, |complete, worker| complete & worker.join().is_ok_and(|it| it))

@@ -87,3 +87,22 @@ fn hash(word: &[u8]) -> u32 {
     let rest = rest.iter().rfold(0, |bytes, &byte| bytes << 8 | u64::from(byte));
     fold(state, rest) as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_equal_hashes_are_counted_apart() {
+        // Among so many there are words whose 32-bit hashes are the same.
+        let words: Vec<_> = (0..300_000).map(|number| format!("{number:06}")).collect();
+        let mut hashes: Vec<_> = words.iter().map(|word| hash(word.as_bytes())).collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert!(hashes.len() < words.len());
+        let mut counts = WordCounts::default();
+        words.iter().chain(&words).for_each(|word| counts.count(word.as_bytes()).unwrap());
+        let expected = words.iter().map(|word| (word.as_bytes(), 2));
+        assert!(counts.iter().eq(expected));
+    }
+}

@@ -14,6 +14,12 @@ use std::ops::Range;
 /// Panels of the head's gradient that one task sums.
 const HEAD_PANELS: usize = 4;
 
+/// A chunk's last states are free up to this magnitude. A healthy state's largest element is 5 to 10.
+const STATE_BOUND: f32 = 10.0;
+/// Beyond it, half this times the squared excess is added to the loss, so that the state, which nothing
+/// else bounds and whose size the norm hides from the loss, doesn't run away.
+const STATE_PENALTY: f32 = 0.1;
+
 /// Buffers of the backward pass.
 pub struct Backward {
     output_gradient: Vec<f32>, // [M, max width] gradient of a layer's output, then of its mixture
@@ -172,6 +178,7 @@ impl Backward {
         let streams = (0..experts).flat_map(|_| geometry.parts.iter().map(|part| part.streams.len() * hidden));
         let dhs = split_mut(&mut self.state_gradient, streams);
         let (states, gates, dy) = (&buffers.state, &buffers.gate, &self.output_gradient);
+        let restoring = STATE_PENALTY / geometry.rows() as f32;
         let tasks = updates.into_par_iter().zip(candidates).zip(dhs).enumerate();
         tasks.for_each(|(task, ((update, candidate), dh))| {
             let (expert, part) = (task / parts, &geometry.parts[task % parts]);
@@ -180,8 +187,11 @@ impl Backward {
             let dy = &dy[part.rows.start * hidden..part.rows.end * hidden];
             let gate = &gates[expert * geometry.rows()..][part.rows.clone()];
             let recurrent = layer.transposed.recurrent(layer.index, expert);
-            // The gradient stops at the chunk's end: backpropagation through time is truncated there.
-            dh.fill(0.0);
+            // Backpropagation through time is truncated at the chunk's end: no gradient comes from after it.
+            let last = &h[h.len() - dh.len()..];
+            for (dh, h) in dh.iter_mut().zip(last) {
+                *dh = restoring * (h - h.clamp(-STATE_BOUND, STATE_BOUND));
+            }
             let streams = part.streams.len();
             kernels.cell_backward(dh, candidate, update, h, dy, gate, recurrent, streams, config.hidden);
         });

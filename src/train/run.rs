@@ -253,7 +253,14 @@ impl Run {
         }
         let chunks = self.streams.chunks();
         let (mut tokens, mut targets) = (Vec::new(), Vec::new()); // [B, T]
-        while !self.is_complete() {
+        loop {
+            if self.is_complete() {
+                let validated = self.record.validations.last().is_some_and(|last| last.step == self.record.step);
+                if validated || self.validate(observe)? {
+                    break;
+                }
+                continue;
+            }
             if stop.load(Ordering::Relaxed) {
                 self.save(observe)?;
                 return Ok(Outcome::Interrupted);
@@ -275,9 +282,6 @@ impl Run {
             self.metrics.step(&mut self.folder, &self.record, &report);
             observe(Event::Step { record: &self.record, report: &report, done });
             self.look_after(epoch_ended, observe)?;
-        }
-        if self.record.validations.last().is_none_or(|last| last.step != self.record.step) {
-            self.validate(observe)?;
         }
         self.save(observe)?;
         Ok(Outcome::Finished)
@@ -335,18 +339,24 @@ impl Run {
         let counted = matches!(self.recipe.length, RunLength::Epochs(epochs) if epochs <= 100);
         let due = if epoch_ended { counted || since >= VALIDATE_AT_MOST_EVERY } else { since >= VALIDATE_EVERY };
         if due && (counted && epoch_ended || since >= 10 * self.clock.validation_took) {
-            self.validate(observe)?;
-            self.try_save(observe);
+            if self.validate(observe)? {
+                self.try_save(observe);
+            }
         } else if self.clock.saved.elapsed() >= self.options.save_every {
             self.try_save(observe);
         }
         Ok(())
     }
 
-    fn validate(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), TrainError> {
+    /// Validates the model; false if its loss there is not finite, and the run was rolled back.
+    fn validate(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<bool, TrainError> {
         let start = Instant::now();
         let weights = self.trainer.weights();
         let evaluation = self.trainer.on_threads(|| evaluate(weights, self.kernels, &self.validation));
+        if !evaluation.nats.is_finite() {
+            self.roll_back(evaluation.nats, observe)?;
+            return Ok(false);
+        }
         let validation = evaluation.at_step(self.record.step);
         let earlier = self.record.validations.iter().map(|v| v.nats_per_token);
         let best = earlier.fold(f64::INFINITY, f64::min) > validation.nats_per_token;
@@ -360,7 +370,7 @@ impl Run {
         observe(Event::Validated { record: &self.record, validation: &validation, best, sample: &sample });
         self.clock.validated = Instant::now();
         self.clock.validation_took = start.elapsed();
-        Ok(())
+        Ok(true)
     }
 
     fn save_best(&self, observe: &mut dyn FnMut(Event<'_>)) {

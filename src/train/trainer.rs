@@ -7,6 +7,9 @@ use super::transpose::Transposed;
 use crate::model::{Layout, ModelConfig, Weights};
 use shoestring_kernels::{Kernels, Line};
 
+/// Training carries states from chunk to chunk up to this magnitude, far above that of a healthy state.
+const CARRIED_BOUND: f32 = 40.0;
+
 /// Weights in training, and all it takes to move them.
 pub struct Trainer {
     kernels: &'static Kernels,
@@ -80,6 +83,9 @@ impl Trainer {
         if updated {
             threads.install(|| optimizer.update(kernels, weights, gradient, gradient_norm, update));
         }
+        // A state that runs away within a chunk starts the next one from here, and the penalty on it
+        // (see `backward`) has time to work.
+        self.network.carried_state().iter_mut().for_each(|h| *h = h.clamp(-CARRIED_BOUND, CARRIED_BOUND));
         StepReport { loss, gradient_norm, updated }
     }
 

@@ -1,0 +1,190 @@
+//! Every operation of every set of kernels this CPU has, on operands of any shape and alignment, against the
+//! scalar kernels, within the rounding errors the operation may have.
+//!
+//! Buffers lie between guards (see `buffers`), and cargo-fuzz adds AddressSanitizer.
+
+#![no_main]
+
+#[path = "../../../kernels/tests/accuracy/mod.rs"]
+#[allow(dead_code, reason = "shared with the kernels' own tests")]
+mod accuracy;
+#[path = "../../../kernels/tests/conformance/buffers.rs"]
+#[allow(dead_code, reason = "shared with the kernels' own tests")]
+mod buffers;
+mod cell;
+#[path = "../../../kernels/tests/conformance/compare.rs"]
+#[allow(dead_code, reason = "shared with the kernels' own tests")]
+mod compare;
+mod loss;
+mod optimizer;
+mod products;
+mod rows;
+
+use buffers::{Floats, Random};
+use compare::{Expected, assert_close, assert_same, reduction_bound};
+use libfuzzer_sys::arbitrary::{self, Arbitrary};
+use libfuzzer_sys::fuzz_target;
+use shoestring_kernels::Kernels;
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Operation {
+    Gemm(products::Kind),
+    Matvec(products::Kind),
+    WeightGradient { first_panel: u8, extra_columns: u8 },
+    BiasGradient,
+    TransposePanels,
+    CellForward,
+    CellBackward,
+    CellStep,
+    AddScaledRows,
+    DotRows,
+    RmsNorm,
+    RmsNormBackward,
+    Softmax,
+    CrossEntropy,
+    Adamw { step: u16 },
+    SumOfSquares,
+    Dropout { key: u64, first: u64, keep: u16 },
+}
+
+#[derive(Arbitrary, Debug)]
+enum Input {
+    /// The functions of one variable, at any floats.
+    Functions { misalignment: u8, bits: Vec<u32> },
+    /// The rest, on random numbers.
+    Operation {
+        operation: Operation,
+        rows: u8,
+        inputs: u8,
+        outputs: u8,
+        misalignment: u8,
+        scale: u8,
+        seed: u64,
+    },
+}
+
+/// Shapes small enough to try many, large enough for several tiles and a remainder of every kind.
+struct Case {
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+    /// Floats between a 64-byte boundary and the start of a buffer.
+    misalignment: usize,
+    /// A power of two that operands are multiplied by where results scale with them.
+    scale: f32,
+    random: Random,
+}
+
+fuzz_target!(|input: Input| match input {
+    Input::Functions { misalignment, bits } => functions(usize::from(misalignment % 16), &bits),
+    Input::Operation { operation, rows, inputs, outputs, misalignment, scale, seed } => {
+        let case = Case {
+            rows: usize::from(rows % 35),
+            inputs: usize::from(inputs % 70) + 1,
+            outputs: usize::from(outputs % 150) + 1,
+            misalignment: usize::from(misalignment % 16),
+            scale: f32::from(scale % 33).exp2() / 65536.0,
+            random: Random(seed),
+        };
+        run(operation, case);
+    }
+});
+
+fn run(operation: Operation, case: Case) {
+    match operation {
+        Operation::Gemm(kind) => products::gemm(case, kind),
+        Operation::Matvec(kind) => products::matvec(case, kind),
+        Operation::WeightGradient { first_panel, extra_columns } => {
+            products::weight_gradient(case, usize::from(first_panel % 4), usize::from(extra_columns % 20))
+        }
+        Operation::BiasGradient => products::bias_gradient(case),
+        Operation::TransposePanels => products::transpose_panels(case),
+        Operation::CellForward => cell::forward(case),
+        Operation::CellBackward => cell::backward(case),
+        Operation::CellStep => cell::step(case),
+        Operation::AddScaledRows => rows::add_scaled_rows(case),
+        Operation::DotRows => rows::dot_rows(case),
+        Operation::RmsNorm => rows::rms_norm(case),
+        Operation::RmsNormBackward => rows::rms_norm_backward(case),
+        Operation::Softmax => loss::softmax(case),
+        Operation::CrossEntropy => loss::cross_entropy(case),
+        Operation::Adamw { step } => optimizer::adamw(case, i32::from(step) + 1),
+        Operation::SumOfSquares => optimizer::sum_of_squares(case),
+        Operation::Dropout { key, first, keep } => optimizer::dropout(case, key, first, keep),
+    }
+}
+
+impl Case {
+    /// Random numbers in [-scale, scale).
+    fn floats(&mut self, length: usize) -> Vec<f32> {
+        let scale = self.scale;
+        self.random.floats(length).iter().map(|x| x * scale).collect()
+    }
+
+    /// Rows of random numbers in [-scale, scale), padded with zeros: [rows, padded(width)].
+    fn padded_rows(&mut self, rows: usize, width: usize) -> Vec<f32> {
+        let scale = self.scale;
+        self.random.rows(rows, width).iter().map(|x| x * scale).collect()
+    }
+}
+
+fn functions(misalignment: usize, bits: &[u32]) {
+    let x: Vec<f32> = bits.iter().map(|&bits| f32::from_bits(bits)).collect();
+    for function in &accuracy::FUNCTIONS {
+        for kernels in Kernels::available() {
+            let mut out = Floats::unwritten(x.len(), misalignment);
+            (function.run)(kernels, &mut out, &Floats::new(&x, 15 - misalignment));
+            for (&x, &got) in x.iter().zip(out.iter()) {
+                function.check(kernels.name(), x, got, (function.exact)(f64::from(x)));
+            }
+        }
+    }
+}
+
+fn scalar() -> &'static Kernels {
+    Kernels::select("scalar").expect("scalar kernels run everywhere")
+}
+
+/// Compares what `run` makes of all kernels with `expected`.
+fn compare_all(what: &str, expected: &[Expected], run: impl Fn(&Kernels) -> Vec<f32>) {
+    for kernels in Kernels::available() {
+        assert_close(&format!("{} {what}", kernels.name()), &run(kernels), expected);
+    }
+}
+
+/// Compares what `run` makes of all kernels with what it makes of the scalar ones, bit for bit.
+fn compare_exactly(what: &str, run: impl Fn(&Kernels) -> Vec<f32>) {
+    let expected = run(scalar());
+    for kernels in Kernels::available() {
+        assert_same(&format!("{} {what}", kernels.name()), &run(kernels), &expected);
+    }
+}
+
+/// For operations that sum at most `terms` products of operands: with every operand positive, the scalar
+/// kernels sum the products' absolute values, which is what the rounding error is measured by.
+fn compare_sums<const N: usize>(
+    what: &str,
+    terms: usize,
+    operands: [Vec<f32>; N],
+    run: impl Fn(&Kernels, &[Vec<f32>; N]) -> Vec<f32>,
+) {
+    let expected = sums(terms, &operands, &run);
+    compare_all(what, &expected, |kernels| run(kernels, &operands));
+}
+
+/// What [`compare_sums`] expects.
+fn sums<const N: usize>(
+    terms: usize,
+    operands: &[Vec<f32>; N],
+    run: impl Fn(&Kernels, &[Vec<f32>; N]) -> Vec<f32>,
+) -> Vec<Expected> {
+    let positive = operands.each_ref().map(|operand| operand.iter().map(|x| x.abs()).collect());
+    let magnitudes = run(scalar(), &positive);
+    let values = run(scalar(), operands);
+    let expected = |(&value, &magnitude): (&f32, &f32)| Expected {
+        value: f64::from(value),
+        // One for the result's rounding in either set of kernels.
+        bound: reduction_bound(terms + 1, f64::from(magnitude)),
+    };
+    values.iter().zip(&magnitudes).map(expected).collect()
+}

@@ -1,0 +1,299 @@
+//! `shoestring train`, run as a program.
+
+#[path = "common/program.rs"]
+mod program;
+
+use program::{TINY, Workspace, dialogue, finish, tiny_training};
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+/// Names of a run's numbered checkpoints.
+fn numbered(workspace: &Workspace, folder: &str) -> Vec<String> {
+    workspace.list(folder).into_iter().filter(|name| name.starts_with("step-")).collect()
+}
+
+#[test]
+fn a_run_leaves_checkpoints_and_metrics_and_nothing_on_stdout() {
+    let workspace = Workspace::new();
+    let run = workspace.train(&["--epochs", "2"]).success();
+    assert_eq!(run.stdout, "");
+    assert!(run.stderr.contains("Model: ") && run.stderr.contains("checkpoints/best.shoe"), "{}", run.stderr);
+
+    let metrics = workspace.metrics("checkpoints/metrics.jsonl");
+    let number = |line: &Value, key: &str| line[key].as_f64().unwrap_or_else(|| panic!("{key} in {line}"));
+    for line in &metrics {
+        for key in ["step", "epoch", "tokens", "seconds", "tokens_per_second", "loss"] {
+            assert!(number(line, key) >= 0.0);
+        }
+    }
+    let validated: Vec<&Value> = metrics.iter().filter(|line| line.get("val_nats_per_token").is_some()).collect();
+    assert_eq!(validated.len(), 2, "one at the end of each epoch: {metrics:?}");
+    for line in &validated {
+        // A text's nats by tokens, by characters and in bits by bytes, of which it has ever more.
+        let per = ["val_nats_per_token", "val_nats_per_char", "val_bits_per_byte"].map(|key| number(line, key));
+        assert!(0.0 < per[1] && per[1] < per[0] && per[2] < per[1] / std::f64::consts::LN_2, "{line}");
+    }
+    assert_eq!(validated[1]["epoch"], 2);
+
+    let best = workspace.inspect("checkpoints/best.shoe");
+    assert_eq!((best["resumable"].as_bool(), best["dialogue"].as_bool()), (Some(false), Some(true)));
+    let last = numbered(&workspace, "checkpoints").pop().unwrap();
+    let last = workspace.inspect(&format!("checkpoints/{last}"));
+    assert_eq!((last["resumable"].as_bool(), last["epoch"].as_u64()), (Some(true), Some(2)));
+    assert_eq!(last["validations"].as_array().unwrap().len(), 2);
+    assert_eq!(last["step"], validated[1]["step"]);
+    assert!(last["loss"].as_f64().unwrap() < (300f64).ln(), "it learned nothing: {last}");
+}
+
+#[test]
+fn quiet_runs_are_silent() {
+    let workspace = Workspace::new();
+    for quiet in ["--quiet", "-q"] {
+        let run = workspace.train(&["--steps", "5", quiet]).success();
+        assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", ""));
+    }
+}
+
+#[test]
+fn sizes_and_settings_are_what_the_flags_say() {
+    let workspace = Workspace::new();
+    let flags = [
+        "--steps", "3", "--gru-layers", "2", "--num-experts", "3", "--top-k", "2", "--embedding-dim", "24",
+        "--eps-rmsnorm", "1e-4", "--lr", "0.004", "--wd", "0.25", "--grad-clip", "0.75", "--dropout", "0.125",
+        "--eps-adamw", "1e-7", "--beta1", "0.8", "--beta2", "0.95", "--warmup-steps", "7", "--final-lr", "0.5",
+        "--seed", "11",
+    ];
+    let mut arguments = vec!["train", "--model-data", "text.txt", "--gru-hidden-size", "16", "--bpe-vocab-size", "290"];
+    arguments.extend(["--batch-size", "3", "--seq-length", "9", "--no-chat"]);
+    arguments.extend(flags);
+    workspace.run(&arguments).success();
+    let shown = workspace.inspect("checkpoints/best.shoe");
+    let expected = [
+        ("vocabulary", 290.0), ("embedding_dim", 24.0), ("gru_hidden_size", 16.0), ("gru_layers", 2.0),
+        ("num_experts", 3.0), ("top_k", 2.0), ("eps_rmsnorm", 1e-4),
+    ];
+    for (key, value) in expected {
+        assert_eq!(shown["config"][key].as_f64(), Some(value), "{key}");
+    }
+    let expected = [
+        ("length", 3.0), ("batch_size", 3.0), ("seq_length", 9.0), ("lr", 0.004), ("wd", 0.25), ("grad_clip", 0.75),
+        ("dropout", 0.125), ("eps_adamw", 1e-7), ("beta1", 0.8), ("beta2", 0.95), ("warmup_steps", 7.0),
+        ("final_lr", 0.5), ("seed", 11.0),
+    ];
+    for (key, value) in expected {
+        assert_eq!(shown["recipe"][key].as_f64(), Some(value), "{key}");
+    }
+    assert_eq!(shown["recipe"]["length_unit"], "steps");
+}
+
+#[test]
+fn the_classic_recipe_is_the_documented_one_and_flags_win_over_it() {
+    let workspace = Workspace::new();
+    workspace.train(&["--recipe", "classic", "--steps", "3", "--lr", "0.002"]).success();
+    let recipe = &workspace.inspect("checkpoints/best.shoe")["recipe"];
+    let expected = [
+        ("wd", 0.01), ("grad_clip", 5.0), ("dropout", 0.0), ("final_lr", 1.0), ("warmup_steps", 0.0), ("lr", 0.002),
+        ("beta1", 0.9), ("beta2", 0.999), ("eps_adamw", 1e-8),
+    ];
+    for (key, value) in expected {
+        assert_eq!(recipe[key].as_f64(), Some(value), "{key}");
+    }
+    assert_eq!(recipe["name"], "classic");
+}
+
+#[test]
+fn several_files_and_folders_are_one_text() {
+    let workspace = Workspace::new();
+    let text = dialogue(12_000);
+    let (first, rest) = text.split_at(text.find("\n\n").unwrap());
+    let (second, third) = rest.trim_start().split_at(rest.trim_start().find("\n\n").unwrap());
+    workspace.write("one.txt", first);
+    workspace.write("folder/a.txt", second);
+    workspace.write("folder/b.TXT", third.trim_start());
+    workspace.write("folder/notes.md", "not a text to train on");
+    workspace.write("whole.txt", &text);
+    let train = |data: &[&str], folder: &str| {
+        let arguments = [&["train", "--no-chat", "--steps", "4", "--checkpoint-dir", folder, "--model-data"], data].concat();
+        workspace.run(&[&arguments[..], &TINY].concat()).success();
+        workspace.weights(&format!("{folder}/best.shoe"))
+    };
+    assert!(train(&["one.txt", "folder"], "parts") == train(&["whole.txt"], "whole"));
+
+    let none = workspace.run(&["train", "--model-data", "parts", "--no-chat"]);
+    none.failure(1, &["parts", "no .txt file"]);
+}
+
+#[test]
+fn separate_validation_text_leaves_all_of_the_text_to_train_on() {
+    let workspace = Workspace::new();
+    workspace.write("held-out.txt", dialogue(3_000));
+    let tokens = |run: &str| -> Vec<usize> {
+        let words = run.split(|c: char| !c.is_ascii_digit()).collect::<Vec<_>>();
+        words.iter().filter_map(|word| word.parse().ok()).collect()
+    };
+    let line = |stderr: &str| stderr.lines().find(|line| line.starts_with("Text: ")).unwrap().to_owned();
+    let split = workspace.train(&["--steps", "2"]).success();
+    let separate = workspace.train(&["--steps", "2", "--validation-data", "held-out.txt", "--bpe-data", "text.txt"]);
+    let (split, separate) = (tokens(&line(&split.stderr)), tokens(&line(&separate.success().stderr)));
+    assert!(separate[0] > split[0], "{split:?} {separate:?}");
+
+    let missing = workspace.train(&["--validation-data", "absent.txt"]);
+    missing.failure(1, &["absent.txt", "cannot read"]);
+}
+
+#[test]
+fn text_that_cannot_be_used_is_named() {
+    let workspace = Workspace::new();
+    workspace.write("empty.txt", "");
+    workspace.write("mark.txt", "\u{feff}\r\n");
+    workspace.write("binary.txt", [0, 159, 146, 150].repeat(100));
+    workspace.write("short.txt", "a");
+    let train = |file: &str| workspace.run(&[&["train", "--no-chat", "--quiet", "--model-data", file], &TINY[..]].concat());
+    train("empty.txt").failure(1, &["empty.txt is empty"]);
+    train("mark.txt").failure(1, &["mark.txt is empty"]);
+    train("binary.txt").failure(1, &["binary.txt is not a text file"]);
+    train("absent.txt").failure(1, &["cannot read absent.txt"]);
+    train("short.txt").failure(1, &["tokens"]);
+}
+
+#[test]
+fn the_shortest_texts_train() {
+    let workspace = Workspace::new();
+    for text in ["ab cd ef gh", "one line\n", "\u{1F600}\u{1F601}\u{1F602}\u{1F603}", "a\n\n\n\nb\n\n\n\nc"] {
+        workspace.write("text.txt", text);
+        workspace.train(&["--epochs", "3"]).success();
+    }
+}
+
+#[test]
+fn line_ends_do_not_matter() {
+    let workspace = Workspace::new();
+    let unix = workspace.train(&["--steps", "4", "--checkpoint-dir", "unix"]).success();
+    assert!(!unix.stderr.contains("line ends"));
+    workspace.write("text.txt", String::from_utf8(workspace.read("text.txt")).unwrap().replace('\n', "\r\n"));
+    let windows = workspace.train(&["--steps", "4", "--checkpoint-dir", "windows"]).success();
+    assert!(windows.stderr.contains("line ends"));
+    assert!(workspace.weights("unix/best.shoe") == workspace.weights("windows/best.shoe"));
+}
+
+#[test]
+fn only_the_newest_checkpoints_are_kept() {
+    let workspace = Workspace::new();
+    workspace.train(&["--steps", "9", "--save-every", "0s", "--keep", "3"]).success();
+    let expected = ["step-00000007.shoe", "step-00000008.shoe", "step-00000009.shoe"];
+    assert_eq!(numbered(&workspace, "checkpoints"), expected);
+    assert!(workspace.exists("checkpoints/best.shoe"));
+}
+
+#[test]
+fn an_earlier_runs_files_are_set_aside() {
+    let workspace = Workspace::new();
+    workspace.train(&["--steps", "3"]).success();
+    let first = workspace.read("checkpoints/best.shoe");
+    let again = workspace.train(&["--steps", "4", "--seed", "2"]).success();
+    assert!(again.stderr.contains("checkpoints/earlier-1"), "{}", again.stderr);
+    let expected = ["best.shoe", "metrics.jsonl", "step-00000000.shoe", "step-00000003.shoe"];
+    assert_eq!(workspace.list("checkpoints/earlier-1"), expected);
+    assert!(workspace.read("checkpoints/earlier-1/best.shoe") == first);
+    assert_eq!(numbered(&workspace, "checkpoints"), ["step-00000000.shoe", "step-00000004.shoe"]);
+    workspace.train(&["--steps", "3"]).success();
+    assert!(workspace.exists("checkpoints/earlier-2/best.shoe"));
+}
+
+#[test]
+fn a_folder_has_room_for_one_run_at_a_time() {
+    let workspace = Workspace::new();
+    let mut first = workspace
+        .command(&tiny_training(&["--minutes", "5"]))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It holds the folder by the time it says where checkpoints go.
+    let mut lines = BufReader::new(first.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("Checkpoints go to checkpoints")));
+    let second = workspace.train(&["--steps", "2", "--quiet"]);
+    let elsewhere = workspace.train(&["--steps", "2", "--checkpoint-dir", "elsewhere"]);
+    first.kill().unwrap();
+    finish(first, b"");
+    second.failure(1, &["another training is writing to checkpoints", "--checkpoint-dir"]);
+    elsewhere.success();
+    // A run that was killed leaves the folder free.
+    workspace.train(&["--steps", "2"]).success();
+}
+
+#[test]
+fn a_run_goes_on_when_nobody_reads_what_it_says() {
+    let workspace = Workspace::new();
+    let mut run = workspace.start(&tiny_training(&["--epochs", "3"]));
+    drop(run.stderr.take());
+    drop(run.stdout.take());
+    assert!(run.wait().unwrap().success());
+    assert!(workspace.exists("checkpoints/best.shoe"));
+}
+
+#[test]
+fn divergence_is_told_rolled_back_and_given_up_after_three_times() {
+    let workspace = Workspace::new();
+    let run = workspace.train(&["--steps", "400", "--lr", "50", "--warmup-steps", "0"]).code(1);
+    let told: Vec<&str> = run.stderr.lines().filter(|line| line.starts_with("Training diverged")).collect();
+    assert_eq!(told.len(), 3, "{}", run.stderr);
+    for (line, rate) in told.iter().zip(["2.50e1", "1.25e1", "6.25e0"]) {
+        assert!(line.contains(rate), "{line}");
+    }
+    let last = run.stderr.lines().last().unwrap();
+    assert!(last.contains("smaller --lr") && last.contains("checkpoints/step-00000000.shoe"), "{last}");
+    for name in workspace.list("checkpoints").iter().filter(|name| name.ends_with(".shoe")) {
+        finite_weights(&workspace, &format!("checkpoints/{name}"));
+    }
+}
+
+fn finite_weights(workspace: &Workspace, checkpoint: &str) {
+    let bytes = workspace.weights(checkpoint);
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    for (name, tensor) in file.tensors() {
+        let values = tensor.data().as_chunks().0.iter().map(|&value| f32::from_le_bytes(value));
+        assert!(values.clone().count() > 0 && values.into_iter().all(f32::is_finite), "{checkpoint}: {name}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_ends_a_run_with_an_error_and_earlier_checkpoints_intact() {
+    let workspace = Workspace::new();
+    workspace.train(&["--steps", "3"]).success();
+    let size = workspace.read("checkpoints/step-00000003.shoe").len();
+    let before = workspace.weights("checkpoints/step-00000003.shoe");
+    // No file may grow beyond half of a checkpoint; the signal that says so is ignored, so that writing fails.
+    let limited = |arguments: &[&str]| {
+        let limit = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", size / 2 / 1024);
+        let mut command = std::process::Command::new("bash");
+        command.args(["-c", &limit, env!("CARGO_BIN_EXE_shoestring")]).args(arguments);
+        program::Finished::from(command.current_dir(workspace.path("")).output().unwrap())
+    };
+    let resume = tiny_training(&["--checkpoint", "checkpoints/step-00000003.shoe", "--steps", "6", "--quiet"]);
+    let run = limited(&resume).code(1);
+    let last = run.stderr.lines().last().unwrap();
+    assert!(last.contains("cannot save checkpoints/step-00000006.shoe"), "{last}");
+    assert!(workspace.weights("checkpoints/step-00000003.shoe") == before);
+    assert!(!workspace.list("checkpoints").iter().any(|name| name.ends_with(".tmp")));
+
+    let new = limited(&tiny_training(&["--steps", "3", "--checkpoint-dir", "new", "--quiet"]));
+    new.failure(1, &["cannot save new/step-00000000.shoe"]);
+}
+
+/// The largest sizes that flags take need terabytes.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_model_too_large_for_the_machine_is_refused_before_it_is_made() {
+    let workspace = Workspace::new();
+    let sizes = ["--gru-hidden-size", "16384", "--num-experts", "256", "--bpe-vocab-size", "300", "--no-chat"];
+    let run = workspace.run(&[&["train", "--model-data", "text.txt", "--quiet"], &sizes[..]].concat());
+    run.failure(2, &["of memory", "GB", "--gru-hidden-size"]);
+    let chunk = ["--batch-size", "4096", "--seq-length", "65536", "--bpe-vocab-size", "300", "--no-chat"];
+    let run = workspace.run(&[&["train", "--model-data", "text.txt", "--quiet"], &chunk[..]].concat());
+    run.failure(2, &["of memory", "GB", "--batch-size"]);
+    assert!(!workspace.exists("checkpoints"), "nothing is made for a run that can't be");
+}

@@ -1,0 +1,90 @@
+//! Untrained models of any size, saved without training them: weights at random, so that they write anything.
+
+#![allow(dead_code, reason = "each test program uses only some of it")]
+
+use shoestring::checkpoint::{Contents, Position, Record, TrainingState, Validation, save};
+use shoestring::kernels::{Line, padded};
+use shoestring::model::{Layout, ModelConfig};
+use shoestring::tokenizer::{MINIMUM_VOCABULARY, Tokenizer};
+use shoestring::train::{default_recipe, initialise};
+use std::path::Path;
+
+/// A small model with two layers and a choice of experts.
+pub const SMALL: ModelConfig = ModelConfig {
+    vocabulary: 300,
+    embedding: 12,
+    hidden: 16,
+    layers: 2,
+    experts: 3,
+    top_k: 2,
+    tied: false,
+    eps_rmsnorm: 1e-5,
+};
+
+/// The smallest model there is.
+pub const SMALLEST: ModelConfig = ModelConfig {
+    vocabulary: MINIMUM_VOCABULARY + 2,
+    embedding: 1,
+    hidden: 1,
+    layers: 1,
+    experts: 1,
+    top_k: 1,
+    tied: true,
+    eps_rmsnorm: 1e-5,
+};
+
+/// A tokenizer of exactly `vocabulary` tokens.
+pub fn tokenizer(vocabulary: usize) -> Tokenizer {
+    let text = super::program::dialogue(20_000);
+    let tokenizer = Tokenizer::train(&[text.as_bytes()], vocabulary, 1).unwrap();
+    assert_eq!(tokenizer.view().vocabulary_size(), vocabulary);
+    tokenizer
+}
+
+/// A record with something in every field.
+pub fn record(dialogue: bool) -> Record {
+    let validation = Validation { step: 3, nats_per_token: 2.5, nats_per_char: 1.25, bits_per_byte: 1.75 };
+    Record {
+        version: "0.0.0".to_owned(),
+        kernel: "scalar".to_owned(),
+        dialogue,
+        recipe: Some(default_recipe()),
+        step: 7,
+        epoch: 2,
+        tokens: 1000,
+        seconds: 1.5,
+        loss: 3.25,
+        validations: vec![validation],
+    }
+}
+
+/// Saves an untrained model.
+pub fn save_model(path: &Path, config: ModelConfig, dialogue: bool) {
+    let weights = initialise(&Layout::new(&config), 1); // [lines]
+    let tokenizer = tokenizer(config.vocabulary);
+    save(path, &Contents { config, tokenizer, weights: &weights, record: record(dialogue), training: None }).unwrap();
+}
+
+/// Saves an untrained model with the state of a training that has not begun.
+pub fn save_resumable(path: &Path, config: ModelConfig) {
+    let layout = Layout::new(&config);
+    let weights = initialise(&layout, 1); // [lines]
+    let moments = [vec![Line([0.5; 16]); layout.lines], vec![Line([0.25; 16]); layout.lines]]; // [lines]
+    let record = record(true);
+    let batch = record.recipe.as_ref().map_or(0, |recipe| recipe.batch_size);
+    let training = TrainingState {
+        first_moment: &moments[0],
+        second_moment: &moments[1],
+        position: Position {
+            chunk: 5,
+            carried_state: vec![0.5; config.layers * config.experts * batch * padded(config.hidden)],
+            lr_scale: 0.5,
+            divergences: 1,
+            text_hash: 12,
+        },
+        model_data: vec!["a.txt".to_owned(), "b.txt".to_owned()],
+        validation_data: vec!["c.txt".to_owned()],
+    };
+    let tokenizer = tokenizer(config.vocabulary);
+    save(path, &Contents { config, tokenizer, weights: &weights, record, training: Some(training) }).unwrap();
+}

@@ -1,0 +1,218 @@
+//! A run that is stopped and resumed ends with the weights of an undisturbed one, bit for bit; and so does one on
+//! another number of threads.
+
+#[path = "common/program.rs"]
+mod program;
+
+use shoestring::checkpoint::{Checkpoint, Recipe, RunLength};
+use shoestring::kernels::{Kernels, Line};
+use shoestring::model::ModelConfig;
+use shoestring::text::Text;
+use shoestring::tokenizer::Tokenizer;
+use shoestring::train::{Corpus, Event, Options, Outcome, Run, RunFolder, TrainError, default_recipe};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+const VOCABULARY: usize = 290;
+
+const DENSE: ModelConfig = ModelConfig {
+    vocabulary: VOCABULARY,
+    embedding: 12,
+    hidden: 16,
+    layers: 2,
+    experts: 3,
+    top_k: 3,
+    tied: false,
+    eps_rmsnorm: 1e-5,
+};
+const SPARSE: ModelConfig = ModelConfig { top_k: 2, ..DENSE };
+const SINGLE: ModelConfig = ModelConfig { top_k: 1, embedding: 16, tied: true, ..DENSE };
+
+/// A run of which everything is set.
+#[derive(Clone)]
+struct Setting {
+    config: ModelConfig,
+    recipe: Recipe,
+    kernels: &'static Kernels,
+    threads: usize,
+}
+
+impl Setting {
+    /// `epochs` epochs of about a dozen chunks.
+    fn new(config: ModelConfig, epochs: u32) -> Self {
+        let recipe = Recipe {
+            batch_size: 5,
+            seq_length: 16,
+            length: RunLength::Epochs(epochs),
+            dropout: 0.2,
+            warmup_steps: 5,
+            ..default_recipe()
+        };
+        Setting { config, recipe, kernels: Kernels::best(), threads: 1 }
+    }
+
+    fn options(&self) -> Options {
+        Options { threads: self.threads, keep: 2, save_every: Duration::from_secs(3600) }
+    }
+
+    fn start(&self, folder: &Path) -> Run {
+        let tokenizer = Tokenizer::train(&[corpus(2_500).training()], VOCABULARY, 1).unwrap();
+        let (folder, _) = RunFolder::create(folder, 2).unwrap();
+        let recipe = self.recipe.clone();
+        Run::start(self.config, recipe, tokenizer, corpus(2_500), self.kernels, folder, self.options()).unwrap()
+    }
+
+    fn resume(&self, folder: &Path, corpus: Corpus) -> Result<Run, TrainError> {
+        let checkpoint = Checkpoint::open(&shoestring::train::newest_checkpoint(folder).unwrap()).unwrap();
+        let step = checkpoint.record().step;
+        let folder = RunFolder::reopen(folder, 2, step).unwrap();
+        Run::resume(&checkpoint, self.recipe.clone(), corpus, self.kernels, folder, self.options())
+    }
+}
+
+fn corpus(length: usize) -> Corpus {
+    let text = Text { bytes: program::dialogue(length).into(), files: Vec::new(), converted_line_ends: false };
+    Corpus::new(text, None)
+}
+
+/// Trains to the end, or until `steps` steps of this run have been taken.
+fn train(run: &mut Run, steps: usize) -> Outcome {
+    let stop = AtomicBool::new(false);
+    let mut taken = 0;
+    let mut count = |event: Event<'_>| {
+        if let Event::Step { .. } = event {
+            taken += 1;
+            stop.store(taken == steps, Ordering::Relaxed);
+        }
+    };
+    run.train(&stop, &mut count).unwrap()
+}
+
+/// What the last checkpoint of a finished run holds that must not depend on how it got there.
+#[derive(PartialEq)]
+struct End {
+    step: u64,
+    tokens: u64,
+    loss: f64,
+    weights: Vec<Line>,
+    moments: [Vec<Line>; 2],
+    state: Vec<f32>,
+}
+
+fn end(run: &Run) -> End {
+    let checkpoint = Checkpoint::open(run.folder().newest().unwrap()).unwrap();
+    let record = checkpoint.record();
+    let training = checkpoint.training().unwrap();
+    End {
+        step: record.step,
+        tokens: record.tokens,
+        loss: record.loss,
+        weights: checkpoint.weights().to_vec(),
+        moments: [training.first_moment().to_vec(), training.second_moment().to_vec()],
+        state: training.position().carried_state,
+    }
+}
+
+fn undisturbed(setting: &Setting) -> End {
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = setting.start(folder.path());
+    assert_eq!(train(&mut run, usize::MAX), Outcome::Finished);
+    end(&run)
+}
+
+/// The same run, stopped after each of `stops` further steps and resumed from its file.
+fn interrupted(setting: &Setting, stops: &[usize]) -> End {
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = setting.start(folder.path());
+    for &steps in stops {
+        assert_eq!(train(&mut run, steps), Outcome::Interrupted);
+        drop(run);
+        run = setting.resume(folder.path(), corpus(2_500)).unwrap();
+    }
+    assert_eq!(train(&mut run, usize::MAX), Outcome::Finished);
+    end(&run)
+}
+
+#[test]
+fn resuming_changes_nothing() {
+    for config in [DENSE, SPARSE, SINGLE] {
+        for kernels in Kernels::available() {
+            let setting = Setting { kernels, ..Setting::new(config, 2) };
+            let whole = undisturbed(&setting);
+            let chunks = whole.step as usize / 2;
+            assert!(chunks > 6 && whole.step.is_multiple_of(2), "{} steps", whole.step);
+            // In an epoch, at its end (where the state starts anew), just after it, and several times.
+            for stops in [&[3][..], &[chunks], &[chunks + 1], &[1, 1, chunks - 1, 2], &[2 * chunks - 1]] {
+                let what = format!("{config:?}, {}, stopped after {stops:?}", kernels.name());
+                assert!(interrupted(&setting, stops) == whole, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_longer_length_goes_on_from_the_end() {
+    // A constant rate, as the schedule's is a function of the length.
+    let mut setting = Setting::new(SPARSE, 1);
+    setting.recipe = Recipe { final_lr: 1.0, warmup_steps: 0, length: RunLength::Steps(20), ..setting.recipe };
+    let whole = undisturbed(&setting);
+    let folder = tempfile::tempdir().unwrap();
+    let mut short = setting.clone();
+    short.recipe.length = RunLength::Steps(10);
+    assert_eq!(train(&mut short.start(folder.path()), usize::MAX), Outcome::Finished);
+    let mut run = setting.resume(folder.path(), corpus(2_500)).unwrap();
+    assert_eq!(train(&mut run, usize::MAX), Outcome::Finished);
+    assert!(end(&run) == whole);
+}
+
+#[test]
+fn a_seed_and_nothing_else_decides() {
+    let setting = Setting::new(SPARSE, 1);
+    let whole = undisturbed(&setting);
+    for threads in [1, 2, 3, 7] {
+        assert!(undisturbed(&Setting { threads, ..setting.clone() }) == whole, "{threads} threads");
+    }
+    let mut other = setting;
+    other.recipe.seed += 1;
+    assert!(undisturbed(&other) != whole, "the seed changes nothing");
+}
+
+#[test]
+fn threads_may_change_between_stopping_and_resuming() {
+    let setting = Setting::new(DENSE, 1);
+    let whole = undisturbed(&setting);
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = setting.start(folder.path());
+    train(&mut run, 4);
+    drop(run);
+    let mut run = Setting { threads: 3, ..setting }.resume(folder.path(), corpus(2_500)).unwrap();
+    train(&mut run, usize::MAX);
+    assert!(end(&run) == whole);
+}
+
+#[test]
+fn a_finished_run_can_be_resumed_and_is_finished() {
+    let setting = Setting::new(DENSE, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = setting.start(folder.path());
+    train(&mut run, usize::MAX);
+    let (whole, validations) = (end(&run), run.record().validations.clone());
+    drop(run);
+    let mut run = setting.resume(folder.path(), corpus(2_500)).unwrap();
+    assert_eq!(train(&mut run, usize::MAX), Outcome::Finished);
+    assert!(end(&run) == whole);
+    assert_eq!(run.record().validations, validations);
+}
+
+#[test]
+fn another_text_is_refused() {
+    let setting = Setting::new(DENSE, 1);
+    let folder = tempfile::tempdir().unwrap();
+    train(&mut setting.start(folder.path()), 2);
+    for length in [2_499, 2_600] {
+        let other = setting.resume(folder.path(), corpus(length + 100)).err().unwrap();
+        assert!(matches!(other, TrainError::OtherText), "{other}");
+    }
+    assert!(setting.resume(folder.path(), corpus(2_500)).is_ok());
+}

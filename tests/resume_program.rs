@@ -1,0 +1,221 @@
+//! Stopping and resuming `shoestring train`, run as a program.
+
+#[path = "common/program.rs"]
+mod program;
+
+use program::{Workspace, dialogue, tiny_training};
+use serde_json::Value;
+
+/// A rate that does not depend on the length of the run.
+const CONSTANT: [&str; 4] = ["--final-lr", "1", "--warmup-steps", "0"];
+
+#[test]
+fn twice_ten_steps_are_twenty() {
+    let workspace = Workspace::new();
+    let train = |more: &[&str]| workspace.train(&[&CONSTANT[..], &["--quiet", "--dropout", "0.1"], more].concat()).success();
+    train(&["--steps", "20", "--checkpoint-dir", "whole"]);
+    train(&["--steps", "10", "--checkpoint-dir", "halves"]);
+    train(&["--steps", "20", "--checkpoint", "halves/step-00000010.shoe"]);
+    assert!(workspace.weights("whole/step-00000020.shoe") == workspace.weights("halves/step-00000020.shoe"));
+    assert!(workspace.weights("whole/step-00000020.shoe") != workspace.weights("halves/step-00000010.shoe"));
+
+    // From anywhere, without naming the text or any setting again.
+    workspace.write("elsewhere/readme", "");
+    let checkpoint = workspace.path("halves/step-00000010.shoe");
+    let mut command = workspace.command(&["train", "--steps", "20", "--no-chat", "--checkpoint"]);
+    command.arg(checkpoint).current_dir(workspace.path("elsewhere"));
+    program::Finished::from(command.output().unwrap()).success();
+    assert!(workspace.weights("whole/step-00000020.shoe") == workspace.weights("halves/step-00000020.shoe"));
+}
+
+#[test]
+fn threads_do_not_change_the_weights() {
+    let workspace = Workspace::new();
+    let weights = |threads: &str| {
+        let sizes = ["--batch-size", "12", "--seq-length", "16", "--gru-hidden-size", "16", "--bpe-vocab-size", "300"];
+        let arguments = ["train", "--model-data", "text.txt", "--no-chat", "--quiet", "--steps", "6", "--dropout", "0.1"];
+        let folder = format!("threads-{threads}");
+        let rest = ["--threads", threads, "--checkpoint-dir", &folder];
+        workspace.run(&[&arguments[..], &sizes, &rest].concat()).success();
+        workspace.weights(&format!("{folder}/best.shoe"))
+    };
+    let one = weights("1");
+    assert!(one == weights("2") && one == weights("3"));
+}
+
+#[test]
+fn another_folder_is_a_new_one() {
+    let workspace = Workspace::new();
+    workspace.train(&["--steps", "3", "--checkpoint-dir", "first"]).success();
+    // Another run with other sizes is in the way: its files are not this run's.
+    workspace.train(&["--steps", "2", "--checkpoint-dir", "second", "--seed", "5"]).success();
+    let resume = ["--checkpoint", "first/step-00000003.shoe", "--checkpoint-dir", "second", "--steps", "5"];
+    let run = workspace.train(&resume).success();
+    assert!(run.stderr.contains("second/earlier-1"), "{}", run.stderr);
+    assert!(workspace.exists("second/step-00000003.shoe") && workspace.exists("second/step-00000005.shoe"));
+    assert!(workspace.exists("second/earlier-1/step-00000002.shoe"));
+    // The same folder by another name is the same folder.
+    let resume = ["--checkpoint", "first/step-00000003.shoe", "--checkpoint-dir", "./second/../first", "--steps", "5"];
+    workspace.train(&resume).success();
+    assert!(workspace.exists("first/step-00000005.shoe") && !workspace.exists("first/earlier-1"));
+}
+
+#[test]
+fn metrics_go_on_where_the_checkpoint_was() {
+    let workspace = Workspace::new();
+    workspace.train(&["--epochs", "3", "--keep", "100"]).success();
+    let lines = workspace.metrics("checkpoints/metrics.jsonl");
+    let step = lines[0]["step"].as_u64().unwrap();
+    let checkpoint = format!("checkpoints/step-{step:08}.shoe");
+    workspace.train(&["--checkpoint", &checkpoint, "--epochs", "3"]).success();
+    let again = workspace.metrics("checkpoints/metrics.jsonl");
+    // All but the times.
+    let losses = |lines: &[Value]| -> Vec<Value> {
+        lines.iter().map(|line| serde_json::json!([line["step"], line["epoch"], line["val_nats_per_token"]])).collect()
+    };
+    assert!(lines.len() >= 3);
+    assert_eq!(losses(&lines), losses(&again));
+}
+
+#[test]
+fn flags_that_contradict_the_checkpoint_are_named_with_what_it_has() {
+    let workspace = Workspace::new();
+    workspace.train(&["--steps", "2"]).success();
+    let resume = |flags: &[&str]| {
+        let arguments = ["train", "--no-chat", "--quiet", "--checkpoint", "checkpoints/step-00000002.shoe"];
+        workspace.run(&[&arguments[..], flags].concat())
+    };
+    let cases = [
+        ("--bpe-vocab-size", "301", "300"), ("--embedding-dim", "17", "16"), ("--gru-hidden-size", "32", "16"),
+        ("--gru-layers", "2", "1"), ("--num-experts", "3", "2"), ("--top-k", "1", "2"), ("--batch-size", "5", "4"),
+        ("--seq-length", "17", "16"), ("--seed", "2", "1"), ("--eps-rmsnorm", "1e-4", "0.00001"),
+    ];
+    for (flag, given, stored) in cases {
+        resume(&[flag, given]).failure(2, &[flag, &format!("the checkpoint has {stored}")]);
+    }
+    resume(&["--tied"]).failure(2, &["--tied"]);
+    resume(&["--recipe", "classic"]).failure(2, &["--recipe"]);
+    resume(&["--bpe-data", "text.txt"]).failure(2, &["--bpe-data"]);
+    resume(&["--top-k", "1", "--gru-layers", "3"]).failure(2, &["--top-k 1", "--gru-layers 3"]);
+    // The same sizes once more are no contradiction, and settings of the training may change.
+    resume(&[&program::TINY[..], &["--steps", "3", "--lr", "0.001"]].concat()).success();
+}
+
+#[test]
+fn what_cannot_be_resumed_says_why() {
+    let workspace = Workspace::new();
+    workspace.write("held-out.txt", dialogue(2_000));
+    workspace.train(&["--steps", "2", "--validation-data", "held-out.txt"]).success();
+    let resume = |checkpoint: &str| {
+        workspace.run(&["train", "--no-chat", "--quiet", "--steps", "4", "--checkpoint", checkpoint])
+    };
+    resume("checkpoints/best.shoe").failure(1, &["checkpoints/best.shoe holds a model only", "numbered checkpoint"]);
+    resume("checkpoints/absent.shoe").failure(1, &["cannot open checkpoints/absent.shoe"]);
+
+    let validation = workspace.read("held-out.txt");
+    std::fs::remove_file(workspace.path("held-out.txt")).unwrap();
+    resume("checkpoints/step-00000002.shoe").failure(1, &["cannot read", "held-out.txt"]);
+    workspace.write("held-out.txt", &validation[1..]);
+    resume("checkpoints/step-00000002.shoe").failure(1, &["not the one this run was started on"]);
+    workspace.write("held-out.txt", &validation);
+    let text = workspace.read("text.txt");
+    workspace.write("text.txt", [&text[..], b"more"].concat());
+    resume("checkpoints/step-00000002.shoe").failure(1, &["not the one this run was started on"]);
+    std::fs::remove_file(workspace.path("text.txt")).unwrap();
+    resume("checkpoints/step-00000002.shoe").failure(1, &["cannot read", "text.txt"]);
+
+    // The same text in other files will do.
+    workspace.write("moved.txt", &text);
+    let arguments = ["train", "--no-chat", "--steps", "4", "--model-data", "moved.txt", "--checkpoint"];
+    workspace.run(&[&arguments[..], &["checkpoints/step-00000002.shoe"]].concat()).success();
+}
+
+#[cfg(unix)]
+mod signals {
+    use super::*;
+    use std::io::Read;
+    use std::process::{Child, Command};
+    use std::time::{Duration, Instant};
+
+    fn send(signal: &str, program: &Child) {
+        let status = Command::new("kill").args([format!("-{signal}"), program.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits until `condition`, for at most a minute.
+    fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !condition() {
+            assert!(start.elapsed() < Duration::from_secs(60), "{what} did not come");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    #[test]
+    fn a_signal_saves_and_the_resumed_run_ends_like_an_undisturbed_one() {
+        let workspace = Workspace::new();
+        let run = ["--epochs", "2", "--dropout", "0.1", "--save-every", "0s"];
+        workspace.train(&[&run[..], &["--checkpoint-dir", "whole"]].concat()).success();
+        let last = workspace.list("whole").pop().unwrap();
+        for signal in ["INT", "TERM"] {
+            let folder = format!("stopped-by-{signal}");
+            let program = workspace.start(&tiny_training(&[&run[..], &["--checkpoint-dir", &folder]].concat()));
+            wait_for("the fifth step", || {
+                workspace.exists(&folder) && workspace.list(&folder).iter().any(|name| *name > *"step-00000005.shoe")
+            });
+            send(signal, &program);
+            let stopped = program::finish(program, b"").code(130);
+            let newest = workspace.list(&folder).pop().unwrap();
+            assert!(newest < last, "it was through before the signal came");
+            let hint = format!("shoestring train --checkpoint {folder}/{newest}");
+            assert!(stopped.stderr.contains(&hint), "{hint:?} is not in {stopped:#?}");
+            let checkpoint = format!("{folder}/{newest}");
+            workspace.run(&["train", "--no-chat", "--quiet", "--checkpoint", &checkpoint]).success();
+            assert_eq!(workspace.list(&folder).pop().unwrap(), last);
+            let [stopped, whole] = [&folder, "whole"].map(|folder| workspace.weights(&format!("{folder}/{last}")));
+            assert!(stopped == whole, "{signal}");
+        }
+    }
+
+    /// A named pipe instead of a text keeps the program waiting until it is written to.
+    fn waiting(workspace: &Workspace) -> (Child, std::fs::File) {
+        assert!(Command::new("mkfifo").arg(workspace.path("pipe.txt")).status().unwrap().success());
+        let arguments = ["train", "--no-chat", "--model-data", "pipe.txt", "--threads", "1"];
+        let program = workspace.start(&arguments);
+        // Opening it takes until the program opens it too, by which time it handles signals.
+        let pipe = std::fs::File::options().write(true).open(workspace.path("pipe.txt")).unwrap();
+        (program, pipe)
+    }
+
+    #[test]
+    fn a_second_signal_ends_the_program_at_once() {
+        let workspace = Workspace::new();
+        let (mut program, pipe) = waiting(&workspace);
+        send("INT", &program);
+        let mut said = [0; 10];
+        let mut stderr = program.stderr.take().unwrap();
+        stderr.read_exact(&mut said).unwrap();
+        assert_eq!(program.try_wait().unwrap(), None, "one signal does not end it at once");
+        send("INT", &program);
+        assert_eq!(program.wait().unwrap().code(), Some(130));
+        let mut rest = String::new();
+        stderr.read_to_string(&mut rest).unwrap();
+        assert!(!rest.contains("saved"), "{rest}");
+        drop(pipe);
+        assert!(!workspace.exists("checkpoints"));
+    }
+
+    #[test]
+    fn a_signal_before_the_first_step_still_saves() {
+        let workspace = Workspace::new();
+        let (program, mut pipe) = waiting(&workspace);
+        send("TERM", &program);
+        // The signal is handled by another thread, in its own time.
+        std::thread::sleep(Duration::from_millis(100));
+        std::io::Write::write_all(&mut pipe, &workspace.read("text.txt")).unwrap();
+        drop(pipe);
+        let stopped = program::finish(program, b"").code(130);
+        assert!(stopped.stderr.contains("Stopped and saved"), "{stopped:#?}");
+        assert_eq!(workspace.inspect("checkpoints/step-00000000.shoe")["step"], 0);
+    }
+}
