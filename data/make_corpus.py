@@ -23,6 +23,7 @@ other files     Exchanges, the nodes of a graph that a conversation walks throug
     open     only begins a conversation           repeat   may occur again in one conversation
     close    only ends a conversation             fresh    draws new values after a link
     follow   is only reached through a link       common   is wanted at least COMMON_USES times
+    each     draws the rows of its table evenly, each at least FACT_USES times; the weight does not count
     needs:x, lacks:x   the remembered value x must be known, must be unknown
 
 {column} is replaced from the tables; all columns of a table come from one row. {x:cap} starts with a capital,
@@ -39,22 +40,27 @@ from pathlib import Path
 SEED = 20240229
 SOURCES = Path(__file__).resolve().parent / "sources"
 # Every weight in the sources is multiplied by this; it sets the size of the corpus.
-SCALE = 0.36
+SCALE = 0.15
 # The things most likely typed in a first chat are said at least this often.
-COMMON_USES = 36
+COMMON_USES = 22
+# A fact seen seldom is learned wrong, so every row of a table of facts is asked at least this often.
+FACT_USES = 15
 # An exchange that only links lead to is used at least this often.
-LEAST_USES = 5
-DIALOGUE_USES = 4
-SINGLE_SHARE, SINGLE_WITHOUT_QUESTION = 0.45, 0.8
+LEAST_USES = 3
+DIALOGUE_USES = 1
+SINGLE_SHARE, SINGLE_WITHOUT_QUESTION = 0.6, 0.8
 # Number of exchanges of the other conversations, and how often each is wanted. A conversation that has
 # reached its length goes on while the last reply asks something, up to the greatest length.
-LENGTHS = {2: 30, 3: 32, 4: 20, 5: 11, 6: 5, 8: 2}
+LENGTHS = {2: 34, 3: 32, 4: 18, 5: 9, 6: 4, 8: 1}
 FOLLOW_LINK, FOLLOW_WEAK_LINK, LEAVE_QUESTION_OPEN = 0.93, 0.4, 0.15
-BEGIN_WITH_GREETING, END_WITH_GOODBYE = 0.2, 0.15
+BEGIN_WITH_GREETING, END_WITH_GOODBYE = 0.14, 0.1
 # How often a user asks for a remembered value when there is one.
 RECALL = 0.5
 # After one of these a user often goes on with another of the same kind.
-STICKY_TOPICS, STAY_ON_TOPIC = ("about", "ask", "fact", "food", "sum"), 0.6
+STICKY_TOPICS, STAY_ON_TOPIC = ("about", "ask", "fact", "food", "sum"), 0.7
+# Shares of the user's turns that are spelled as written, and in lower case without punctuation; the others
+# lack one of the two.
+NEAT, HURRIED = 0.45, 0.45
 SIZE_LIMITS = (450_000, 700_000)
 LINE = re.compile(r"\[(USER|BOT)\] [!-~]+(?: [!-~]+)* \[EOS\]")
 
@@ -145,17 +151,16 @@ def read_tables(path):
 
 
 def computed_tables():
-    """Sums up to 20 and what comes next in a known order."""
+    """Sums of the numbers 1 to 5, the next day, and numbers too big for Shoestring."""
     days = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-    months = "January February March April May June July August September October November December".split()
-    plus = [[str(a), str(b), str(a + b)] for a in range(1, 11) for b in range(1, 11)]
-    minus = [[str(a), str(b), str(a - b)] for a in range(2, 13) for b in range(1, min(a, 9) + 1)]
+    plus = [[str(a), str(b), str(a + b)] for a in range(1, 6) for b in range(1, 6)]
+    minus = [[str(a), str(b), str(a - b)] for a in range(2, 6) for b in range(1, a)]
+    big = [[str(number), str(number * 7 % 89 + 11)] for number in range(6, 100)]
     return [
         (["a", "b", "sum"], False, plus),
         (["c", "d", "difference"], False, minus),
-        (["before", "after"], False, [[str(n), str(n + 1)] for n in range(1, 20)]),
         (["weekday", "nextday"], False, [[days[i], days[(i + 1) % 7]] for i in range(7)]),
-        (["month", "nextmonth"], False, [[months[i], months[(i + 1) % 12]] for i in range(12)]),
+        (["big", "large"], False, big),
     ]
 
 
@@ -185,6 +190,11 @@ class Vocabulary:
                 self.columns[column] = (columns, deck)
             self.remembered |= set(columns if remembered else [])
 
+    def table_of(self, template):
+        """The columns and the rows of the table that the first slot of `template` belongs to."""
+        columns, deck = self.columns[self.SLOT.search(template)[1]]
+        return columns, deck.cards
+
     def fill(self, template, values):
         """`template` with its slots replaced; `values` gains what had to be drawn."""
         text = template
@@ -206,22 +216,25 @@ CONTRACTIONS = [
 
 
 def typed(text, rng):
-    """`text` as a hurried user might type it: contractions, American spelling, lower case, no punctuation."""
+    """`text` as written, as a hurried user types it (lower case, no punctuation), or something in between."""
     if rng.random() < 0.15:
         for pattern, short in CONTRACTIONS:
             text = pattern.sub(short, text)
     if rng.random() < 0.3:
         text = text.replace("colour", "color").replace("avourite", "avorite")
-    if rng.random() < 0.4:
+    style = rng.random()
+    if style < NEAT:
+        return text
+    if style < NEAT + HURRIED or rng.random() < 0.5:
         text = text.lower()
         if rng.random() < 0.25:
             text = text.replace("'", "")
-        if rng.random() < 0.3:
+        if rng.random() < 0.5:
             text = text.replace(",", "")
-    if rng.random() < 0.35 and re.search(r"\w", text):
-        text = text.rstrip(".?!") or text
-    elif text.endswith(".") and rng.random() < 0.08:
-        text = text[:-1] + "!"
+        if style >= NEAT + HURRIED:
+            return text
+    if re.search(r"\w", text):
+        return text.rstrip(".?!") or text
     return text
 
 
@@ -238,7 +251,10 @@ class Generator:
             raise ValueError("two exchanges have the same name")
         self.phrasings = {e.name: Deck(e.phrasings, rng) for e in exchanges}
         self.replies = {e.name: Deck(e.replies, rng) for e in exchanges}
-        self.wanted = {e.name: max(e.weight * SCALE, COMMON_USES * ("common" in e.flags)) for e in exchanges}
+        # The columns and rows of the facts an exchange states, and how often each row was asked.
+        self.facts = {e.name: vocabulary.table_of(e.phrasings[0]) for e in exchanges if "each" in e.flags}
+        self.fact_uses = {name: Counter() for name in self.facts}
+        self.wanted = {e.name: self.first_wanted(e) for e in exchanges}
         self.uses = Counter()
         # For every exchange, the exchanges and the replies of theirs that link to it.
         self.leads = {e.name: [] for e in exchanges}
@@ -246,6 +262,11 @@ class Generator:
             for reply in exchange.replies:
                 for target in self.linked(reply.links):
                     self.leads[target.name].append((exchange, reply))
+
+    def first_wanted(self, exchange):
+        if exchange.name in self.facts:
+            return FACT_USES * len(self.facts[exchange.name][1])
+        return max(exchange.weight * SCALE, COMMON_USES * ("common" in exchange.flags))
 
     def linked(self, links):
         """The exchanges that `links` name; a name may end in `*`."""
@@ -303,6 +324,16 @@ class Generator:
                 return chosen
         return self.choose(candidates, {}, set(), floor=0)
 
+    def draw_fact(self, exchange, values):
+        """Adds to `values` a row asked least often so far, counts it and gives it."""
+        columns, rows = self.facts[exchange.name]
+        counts = self.fact_uses[exchange.name]
+        least = min(counts[tuple(row)] for row in rows)
+        row = tuple(self.rng.choice([row for row in rows if counts[tuple(row)] == least]))
+        counts[row] += 1
+        values.update(zip(columns, row))
+        return row
+
     def say(self, exchange, values, reply):
         """The user's turn, the reply's turn, and the reply: the given one or, without one, any."""
         phrasing, reply = self.phrasings[exchange.name].draw(), reply or self.replies[exchange.name].draw()
@@ -322,11 +353,13 @@ class Generator:
         return route
 
     def conversation(self, length, route=()):
-        """Turns of one conversation, which begins with `route`, and the names of its exchanges."""
-        turns, names, memory, values = [], [], {}, {}
+        """Turns of one conversation, which begins with `route`, the names of its exchanges, and its facts."""
+        turns, names, facts, memory, values = [], [], [], {}, {}
         exchange, through_link = route[0][0] if route else self.first_exchange(length), False
         while exchange is not None:
             values = dict(memory) if "fresh" in exchange.flags or not through_link else {**values, **memory}
+            if exchange.name in self.facts:
+                facts.append((exchange.name, self.draw_fact(exchange, values)))
             prescribed = route[len(names)][1] if len(names) < len(route) else None
             user, bot, reply = self.say(exchange, values, prescribed)
             turns += [user, bot]
@@ -336,7 +369,7 @@ class Generator:
                 exchange, through_link = route[len(names)][0], True
             else:
                 exchange, through_link = self.continued(exchange, reply, memory, names, length)
-        return turns, names
+        return turns, names, facts
 
     def continued(self, last, reply, memory, names, length):
         """What follows `last` and whether a link led there; (None, False) at the end of the conversation."""
@@ -375,13 +408,23 @@ class Generator:
             while "follow" in exchange.flags and self.uses[exchange.name] < LEAST_USES:
                 route = self.route_to(exchange)
                 self.add(conversations, self.conversation(len(route), route))
+        for name in self.facts:
+            while self.seldom(name):
+                route = [(self.exchanges[name], None)]
+                self.add(conversations, self.conversation(self.rng.choice(lengths), route))
         return list(conversations.values())
 
+    def seldom(self, name):
+        """The rows of the facts of the exchange `name` that are asked too seldom."""
+        return [row for row in self.facts[name][1] if self.fact_uses[name][tuple(row)] < FACT_USES]
+
     def add(self, conversations, conversation):
-        turns, names = conversation
+        turns, names, facts = conversation
         if tuple(turns) in conversations:
             # Saying it again would teach nothing; counting half of it makes sure that this ends.
             self.wanted[names[0]] -= 0.5
+            for name, row in facts:
+                self.fact_uses[name][row] -= 1
             return
         conversations[tuple(turns)] = turns
         for name in names:
@@ -403,7 +446,7 @@ def dialogue_variants(dialogues, rng):
 
 
 def generate():
-    """The conversations, each a list of turns, and how often each exchange was used."""
+    """The conversations, each a list of turns, and the generator with its counts."""
     rng = random.Random(SEED)
     tables, exchanges, dialogues = computed_tables(), [], []
     for path in sorted(SOURCES.glob("*.txt")):
@@ -416,7 +459,7 @@ def generate():
     generator = Generator(rng, exchanges, Vocabulary(tables, rng))
     conversations = generator.all_conversations() + dialogue_variants(dialogues, rng)
     rng.shuffle(conversations)
-    return conversations, generator.uses
+    return conversations, generator
 
 
 def written(conversation):
@@ -445,7 +488,7 @@ def check(text):
     return problems
 
 
-def print_statistics(conversations, uses, text):
+def print_statistics(conversations, generator, text):
     users = [turn for conversation in conversations for turn in conversation[0::2]]
     replies = [turn for conversation in conversations for turn in conversation[1::2]]
     single = sum(len(conversation) == 2 for conversation in conversations)
@@ -457,18 +500,25 @@ def print_statistics(conversations, uses, text):
     print(f"distinct replies          {len(set(replies))}")
     print(f"longest reply             {max(map(len, replies))} characters")
     print(f"replies over 120          {100 * sum(len(r) > 120 for r in replies) / len(replies):.1f} %")
+    neat = sum(turn[:1].isupper() and turn[-1] in ".?!" for turn in users)
+    hurried = sum(turn == turn.lower() and turn[-1].isalnum() and not turn[0].isdigit() for turn in users)
+    print(f"neat, hurried user turns  {neat}, {hurried}")
+    print("facts: how many, and how often the rarest and all together are asked:")
+    for name, (_, rows) in generator.facts.items():
+        counts = [generator.fact_uses[name][tuple(row)] for row in rows]
+        print(f"  {len(rows):5d}  {min(counts):5d}  {sum(counts):5d}  {name}")
     print("exchanges by use:")
-    for name, count in sorted(uses.items(), key=lambda item: (-item[1], item[0])):
+    for name, count in sorted(generator.uses.items(), key=lambda item: (-item[1], item[0])):
         print(f"  {count:5d}  {name}")
 
 
 def main():
-    conversations, uses = generate()
+    conversations, generator = generate()
     text = "".join(written(conversation) + "\n" for conversation in conversations)
     if problems := check(text):
         sys.exit("\n".join(problems))
     if "--stats" in sys.argv[1:]:
-        print_statistics(conversations, uses, text)
+        print_statistics(conversations, generator, text)
     else:
         sys.stdout.buffer.write(text.encode("ascii"))
 

@@ -37,7 +37,11 @@ impl<'m> Conversation<'m> {
     ///
     /// # Errors
     /// Whatever `write` returns.
-    pub fn reply(&mut self, text: &str, write: &mut dyn FnMut(&str) -> io::Result<()>) -> io::Result<Completion> {
+    pub fn reply(
+        &mut self,
+        text: &str,
+        write: &mut dyn FnMut(&str) -> io::Result<()>,
+    ) -> io::Result<Completion> {
         self.open_turn(text);
         let mut trimmed = Trimmed { write, begun: false, held: String::new() };
         let completion =

@@ -39,10 +39,10 @@ impl Default for Sampling {
 pub struct Sampler {
     sampling: Sampling,
     random: Pcg64Mcg,
-    recent: VecDeque<u32>,      // at most REPETITION_WINDOW
+    recent: VecDeque<u32>,   // at most REPETITION_WINDOW
     logits: Vec<f32>,        // [V] after the repetition penalty
     weights: Vec<f32>,       // [V] exp((logit - max) / temperature)
-    nucleus: Vec<Candidate>,    // at most V
+    nucleus: Vec<Candidate>, // at most V
     heap: BinaryHeap<Candidate>,
 }
 

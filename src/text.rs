@@ -144,7 +144,13 @@ mod tests {
 
     #[test]
     fn what_is_not_text_is_refused() {
-        let folder = folder_with(&[("empty", b""), ("blank", b" \n\n"), ("mark", BYTE_ORDER_MARK), ("zeros", &[0; 100]), ("noise", &[0xff; 50])]);
+        let folder = folder_with(&[
+            ("empty", b""),
+            ("blank", b" \n\n"),
+            ("mark", BYTE_ORDER_MARK),
+            ("zeros", &[0; 100]),
+            ("noise", &[0xff; 50]),
+        ]);
         let read = |name: &str| Text::read(&[folder.path().join(name)]).unwrap_err();
         assert!(matches!(read("empty"), TextError::Empty { .. }));
         assert!(matches!(read("blank"), TextError::Empty { .. }));

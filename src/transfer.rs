@@ -3,7 +3,7 @@
 //! Tensors are row-major [out, in] f32 under the names of [`crate::model::Layout`]; the configuration
 //! is in the file's metadata, as strings. `docs/export.py` runs such a model in PyTorch.
 
-use crate::checkpoint::{Contents, CheckpointError, Record, atomic_write, save};
+use crate::checkpoint::{CheckpointError, Contents, Record, atomic_write, save};
 use crate::model::{Layout, Model, ModelConfig, Tensor};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use half::{bf16, f16};
@@ -69,7 +69,8 @@ pub fn export(model: &Model, folder: &Path) -> Result<(), TransferError> {
 /// listed at once.
 pub fn import(folder: &Path, out: &Path) -> Result<ModelConfig, TransferError> {
     let path = folder.join(WEIGHTS);
-    let read = |path: &Path| fs::read(path).map_err(|source| TransferError::Read { path: path.to_owned(), source });
+    let read =
+        |path: &Path| fs::read(path).map_err(|source| TransferError::Read { path: path.to_owned(), source });
     let bytes = read(&path)?;
     let tokenizer_path = folder.join(TOKENIZER);
     let json = String::from_utf8_lossy(&read(&tokenizer_path)?).into_owned();
@@ -146,7 +147,8 @@ fn to_safetensors(model: &Model) -> (Vec<u8>, Vec<u8>) {
 }
 
 fn metadata(model: &Model) -> Value {
-    let ModelConfig { vocabulary, embedding, hidden, layers, experts, top_k, tied, eps_rmsnorm } = model.config();
+    let ModelConfig { vocabulary, embedding, hidden, layers, experts, top_k, tied, eps_rmsnorm } =
+        model.config();
     json!({
         "format": "pt",
         "model": "shoestring MoE-GRU",
@@ -226,7 +228,8 @@ fn read_tensors(file: &SafeTensors<'_>, layout: &Layout, problems: &mut Vec<Stri
             Err(problem) => problems.push(problem),
         }
     }
-    let mut unknown: Vec<&str> = file.names().into_iter().filter(|name| layout.tensor(name).is_none()).collect();
+    let mut unknown: Vec<&str> =
+        file.names().into_iter().filter(|name| layout.tensor(name).is_none()).collect();
     unknown.sort_unstable();
     problems.extend(unknown.iter().map(|name| format!("{name} is no tensor of this model")));
     tensors

@@ -27,19 +27,27 @@ struct Everything {
     tokenizer: Tokenizer,
     weights: Vec<Line>,
     record: Record,
-    training: Option<(Vec<Line>, Vec<Line>, Position, Vec<PathBuf>, Vec<PathBuf>)>,
+    training: Option<Training>,
+}
+
+/// The state of a training that a checkpoint holds.
+#[derive(PartialEq, Debug)]
+struct Training {
+    moments: [Vec<Line>; 2],
+    position: Position,
+    model_data: Vec<PathBuf>,
+    validation_data: Vec<PathBuf>,
 }
 
 fn read(path: &Path) -> Result<Everything, CheckpointError> {
     let checkpoint = Checkpoint::open(path)?;
     let training = match checkpoint.training() {
-        Ok(view) => Some((
-            view.first_moment().to_vec(),
-            view.second_moment().to_vec(),
-            view.position(),
-            view.model_data(),
-            view.validation_data(),
-        )),
+        Ok(view) => Some(Training {
+            moments: [view.first_moment().to_vec(), view.second_moment().to_vec()],
+            position: view.position(),
+            model_data: view.model_data(),
+            validation_data: view.validation_data(),
+        }),
         Err(CheckpointError::NoTrainingState { .. }) => None,
         Err(error) => return Err(error),
     };
@@ -87,12 +95,10 @@ fn a_flip_of_any_byte_is_noticed() {
         let (original, bytes) = (read(&path).unwrap(), fs::read(&path).unwrap());
         assert!(bytes.len() < 20_000, "{} bytes take long", bytes.len());
         for at in 0..bytes.len() {
-            for flip in [1 << (at % 8), 0xff] {
-                let mut bytes = bytes.clone();
-                bytes[at] ^= flip;
-                let what = format!("{}, byte {at} ^ {flip:#x}", path.display());
-                assert!(refused_or_same(&damaged, &bytes, &original, &what), "{what} was not noticed");
-            }
+            let mut bytes = bytes.clone();
+            bytes[at] ^= 1 << (at % 8);
+            let what = format!("{}, byte {at} flipped", path.display());
+            assert!(refused_or_same(&damaged, &bytes, &original, &what), "{what} was not noticed");
         }
     }
 }
@@ -119,20 +125,18 @@ fn a_cut_at_any_length_is_noticed_and_so_are_bytes_after_the_end() {
 /// well enough for whatever is read to be safe to use. A damaged file with a matching checksum stands for one.
 #[test]
 fn damage_that_no_checksum_shows_does_no_harm() {
-    let (folder, paths) = folder();
+    let (folder, [_, run]) = folder();
     let damaged = folder.path().join("damaged.shoe");
+    let bytes = fs::read(&run).unwrap();
     let mut opened = 0;
-    for path in paths {
-        let bytes = fs::read(&path).unwrap();
-        for at in HEADER..bytes.len() {
-            let mut bytes = bytes.clone();
-            bytes[at] ^= [0x80, 0x01, 0xff, 0x10][at % 4];
-            seal(&mut bytes);
-            fs::write(&damaged, bytes).unwrap();
-            if read(&damaged).is_ok() {
-                opened += 1;
-                use_model(&damaged);
-            }
+    for at in HEADER..bytes.len() {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= [0x80, 0x01, 0xff, 0x10][at % 4];
+        seal(&mut bytes);
+        fs::write(&damaged, bytes).unwrap();
+        if read(&damaged).is_ok() {
+            opened += 1;
+            use_model(&damaged);
         }
     }
     assert!(opened > 100, "only {opened} files could be opened: is the checksum right?");
@@ -202,11 +206,14 @@ fn what_is_saved_is_what_is_read() {
     assert_eq!(everything.config, SMALL);
     assert_eq!(everything.record, small_model::record(true));
     assert_eq!(everything.tokenizer, small_model::tokenizer(SMALL.vocabulary));
-    let (first, second, position, model_data, validation_data) = everything.training.unwrap();
-    assert!(first.iter().all(|line| line.0 == [0.5; 16]) && second.iter().all(|line| line.0 == [0.25; 16]));
-    assert_eq!((position.chunk, position.lr_scale, position.divergences, position.text_hash), (5, 0.5, 1, 12));
-    assert_eq!(model_data, ["a.txt", "b.txt"].map(PathBuf::from));
-    assert_eq!(validation_data, ["c.txt"].map(PathBuf::from));
+    let training = everything.training.unwrap();
+    for (moment, value) in training.moments.iter().zip([0.5, 0.25]) {
+        assert!(moment.iter().all(|line| line.0 == [value; 16]));
+    }
+    let Position { chunk, lr_scale, divergences, text_hash, .. } = training.position;
+    assert_eq!((chunk, lr_scale, divergences, text_hash), (5, 0.5, 1, 12));
+    assert_eq!(training.model_data, ["a.txt", "b.txt"].map(PathBuf::from));
+    assert_eq!(training.validation_data, ["c.txt"].map(PathBuf::from));
 
     // A second save replaces the first, and nothing else is left in the folder.
     save_model(&path, SMALLEST, false);
@@ -227,4 +234,16 @@ fn any_vocabulary_can_be_saved() {
         lengths.insert(everything.tokenizer.token_bytes.len() % 64);
     }
     assert!(lengths.len() > 32, "the tokenizers are not of many lengths: {lengths:?}");
+}
+
+/// A carried state of zeros takes no memory before it is written.
+#[cfg(target_pointer_width = "64")]
+#[test]
+fn what_no_checkpoint_can_hold_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.shoe");
+    let carried_state = vec![0.0; i32::MAX as usize / size_of::<f32>()];
+    let error = small_model::save_training(&path, SMALLEST, carried_state).unwrap_err();
+    assert!(matches!(error, CheckpointError::TooLarge { .. }), "{error}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }

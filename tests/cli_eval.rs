@@ -66,7 +66,13 @@ fn nats_are_those_of_the_reference() {
         assert!(report["tokens_per_second"].as_f64().unwrap() > 0.0);
         let keys: BTreeSet<&str> = report.as_object().unwrap().keys().map(String::as_str).collect();
         let expected = [
-            "nats", "tokens", "chars", "bytes", "nats_per_token", "nats_per_char", "bits_per_byte",
+            "nats",
+            "tokens",
+            "chars",
+            "bytes",
+            "nats_per_token",
+            "nats_per_char",
+            "bits_per_byte",
             "tokens_per_second",
         ];
         assert_eq!(keys, BTreeSet::from(expected));
@@ -109,23 +115,18 @@ fn what_is_no_text_is_named() {
     eval("absent").failure(1, &["cannot read absent"]);
     let run = workspace.run(&["eval", "--checkpoint", "text.txt", "--data", "text.txt"]);
     run.failure(1, &["text.txt is not a shoestring checkpoint"]);
-    workspace.run(&["eval", "--checkpoint", "absent.shoe", "--data", "text.txt"]).failure(1, &["absent.shoe"]);
+    workspace
+        .run(&["eval", "--checkpoint", "absent.shoe", "--data", "text.txt"])
+        .failure(1, &["absent.shoe"]);
 }
 
 #[test]
 fn inspect_shows_what_a_checkpoint_holds() {
     let workspace = Workspace::new();
-    let default = ModelConfig { vocabulary: 850, embedding: 96, hidden: 96, layers: 2, experts: 6, top_k: 6, ..SMALL };
-    workspace.write("text.txt", dialogue(400_000));
-    let text = String::from_utf8(workspace.read("text.txt")).unwrap();
-    // Numbers give this text pairs to merge for as many tokens as the default model has.
-    let words: String = (0..3000).map(|i| format!("word{} ", i * 7919 % 3001)).collect();
-    workspace.write("text.txt", text + &words);
-    let training = ["train", "--model-data", "text.txt", "--steps", "1", "--no-chat", "--quiet"];
-    workspace.run(&training).success();
+    workspace.run(&["train", "--steps", "1", "--no-chat", "--quiet"]).success();
     let shown = workspace.inspect("checkpoints/best.shoe");
     assert_eq!(shown["parameters"], 499_486);
-    for (key, value) in [("vocabulary", default.vocabulary), ("gru_layers", 2), ("num_experts", 6), ("top_k", 6)] {
+    for (key, value) in [("vocabulary", 850), ("gru_layers", 2), ("num_experts", 6), ("top_k", 6)] {
         assert_eq!(shown["config"][key], value, "{key}");
     }
     let elements = |tensor: &serde_json::Value| -> u64 {
@@ -138,7 +139,8 @@ fn inspect_shows_what_a_checkpoint_holds() {
     assert_eq!((shown["step"].as_u64(), shown["resumable"].as_bool()), (Some(1), Some(false)));
 
     let plain = workspace.run(&["inspect", "checkpoints/best.shoe"]).success().stdout;
-    for part in ["499486 parameters", "model only", "vocabulary 850", "layers.1.recurrent.weight", "1 steps"] {
+    for part in ["499486 parameters", "model only", "vocabulary 850", "layers.1.recurrent.weight", "1 steps"]
+    {
         assert!(plain.contains(part), "{part:?} is not in {plain}");
     }
 }

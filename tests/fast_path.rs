@@ -34,14 +34,16 @@ fn by_stream(fixture: &Fixture, tokens: &[u32]) -> Vec<u32> {
 fn trainer(fixture: &Fixture, kernels: &'static Kernels, threads: usize) -> (Trainer, Vec<u32>, Vec<u32>) {
     let layout = Layout::new(&fixture.config);
     let shape = (fixture.batch, fixture.steps);
-    let mut trainer = Trainer::new(fixture.config, kernels, weights(fixture, &layout), shape, threads).unwrap();
+    let mut trainer =
+        Trainer::new(fixture.config, kernels, weights(fixture, &layout), shape, threads).unwrap();
     reset_state(fixture, &mut trainer);
     (trainer, by_stream(fixture, &fixture.tokens), by_stream(fixture, &fixture.targets))
 }
 
 /// Carried state [L, E, B, Hp] from the fixture's [B, E, H] a layer.
 fn reset_state(fixture: &Fixture, trainer: &mut Trainer) {
-    let (hidden, width, experts) = (fixture.config.hidden, padded(fixture.config.hidden), fixture.config.experts);
+    let (hidden, width, experts) =
+        (fixture.config.hidden, padded(fixture.config.hidden), fixture.config.experts);
     let carried = trainer.network().carried_state();
     carried.fill(0.0);
     for (i, row) in carried.chunks_exact_mut(width).enumerate() {
@@ -52,7 +54,14 @@ fn reset_state(fixture: &Fixture, trainer: &mut Trainer) {
     }
 }
 
-fn check_all(fixture: &Fixture, what: &str, layout: &Layout, buffer: &[Line], expected: &std::collections::BTreeMap<String, Vec<f64>>, accuracy: f64) {
+fn check_all(
+    fixture: &Fixture,
+    what: &str,
+    layout: &Layout,
+    buffer: &[Line],
+    expected: &std::collections::BTreeMap<String, Vec<f64>>,
+    accuracy: f64,
+) {
     for tensor in &layout.tensors {
         let name = format!("{} {what} {}", fixture.name, tensor.name);
         // With one expert the softmax's gradient is exactly zero in theory; rounding may leave a crumb.
@@ -141,7 +150,8 @@ fn decoding_agrees_with_pytorch() {
             for stream in 0..batch {
                 let mut session = Session::new(weights, tokenizer.view(), kernels);
                 for (i, row) in session.state_mut().chunks_exact_mut(padded(hidden)).enumerate() {
-                    let from = &fixture.states_before[i / experts][(stream * experts + i % experts) * hidden..];
+                    let from =
+                        &fixture.states_before[i / experts][(stream * experts + i % experts) * hidden..];
                     row.iter_mut().zip(&from[..hidden]).for_each(|(to, from)| *to = *from as f32);
                 }
                 for step in 0..fixture.steps {

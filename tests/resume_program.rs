@@ -12,7 +12,9 @@ const CONSTANT: [&str; 4] = ["--final-lr", "1", "--warmup-steps", "0"];
 #[test]
 fn twice_ten_steps_are_twenty() {
     let workspace = Workspace::new();
-    let train = |more: &[&str]| workspace.train(&[&CONSTANT[..], &["--quiet", "--dropout", "0.1"], more].concat()).success();
+    let train = |more: &[&str]| {
+        workspace.train(&[&CONSTANT[..], &["--quiet", "--dropout", "0.1"], more].concat()).success()
+    };
     train(&["--steps", "20", "--checkpoint-dir", "whole"]);
     train(&["--steps", "10", "--checkpoint-dir", "halves"]);
     train(&["--steps", "20", "--checkpoint", "halves/step-00000010.shoe"]);
@@ -32,8 +34,18 @@ fn twice_ten_steps_are_twenty() {
 fn threads_do_not_change_the_weights() {
     let workspace = Workspace::new();
     let weights = |threads: &str| {
-        let sizes = ["--batch-size", "12", "--seq-length", "16", "--gru-hidden-size", "16", "--bpe-vocab-size", "300"];
-        let arguments = ["train", "--model-data", "text.txt", "--no-chat", "--quiet", "--steps", "6", "--dropout", "0.1"];
+        let sizes = [
+            "--batch-size",
+            "12",
+            "--seq-length",
+            "16",
+            "--gru-hidden-size",
+            "16",
+            "--bpe-vocab-size",
+            "300",
+        ];
+        let arguments =
+            ["train", "--model-data", "text.txt", "--no-chat", "--quiet", "--steps", "6", "--dropout", "0.1"];
         let folder = format!("threads-{threads}");
         let rest = ["--threads", threads, "--checkpoint-dir", &folder];
         workspace.run(&[&arguments[..], &sizes, &rest].concat()).success();
@@ -55,7 +67,8 @@ fn another_folder_is_a_new_one() {
     assert!(workspace.exists("second/step-00000003.shoe") && workspace.exists("second/step-00000005.shoe"));
     assert!(workspace.exists("second/earlier-1/step-00000002.shoe"));
     // The same folder by another name is the same folder.
-    let resume = ["--checkpoint", "first/step-00000003.shoe", "--checkpoint-dir", "./second/../first", "--steps", "5"];
+    let resume =
+        ["--checkpoint", "first/step-00000003.shoe", "--checkpoint-dir", "./second/../first", "--steps", "5"];
     workspace.train(&resume).success();
     assert!(workspace.exists("first/step-00000005.shoe") && !workspace.exists("first/earlier-1"));
 }
@@ -71,7 +84,10 @@ fn metrics_go_on_where_the_checkpoint_was() {
     let again = workspace.metrics("checkpoints/metrics.jsonl");
     // All but the times.
     let losses = |lines: &[Value]| -> Vec<Value> {
-        lines.iter().map(|line| serde_json::json!([line["step"], line["epoch"], line["val_nats_per_token"]])).collect()
+        lines
+            .iter()
+            .map(|line| serde_json::json!([line["step"], line["epoch"], line["val_nats_per_token"]]))
+            .collect()
     };
     assert!(lines.len() >= 3);
     assert_eq!(losses(&lines), losses(&again));
@@ -86,9 +102,16 @@ fn flags_that_contradict_the_checkpoint_are_named_with_what_it_has() {
         workspace.run(&[&arguments[..], flags].concat())
     };
     let cases = [
-        ("--bpe-vocab-size", "301", "300"), ("--embedding-dim", "17", "16"), ("--gru-hidden-size", "32", "16"),
-        ("--gru-layers", "2", "1"), ("--num-experts", "3", "2"), ("--top-k", "1", "2"), ("--batch-size", "5", "4"),
-        ("--seq-length", "17", "16"), ("--seed", "2", "1"), ("--eps-rmsnorm", "1e-4", "0.00001"),
+        ("--bpe-vocab-size", "301", "300"),
+        ("--embedding-dim", "17", "16"),
+        ("--gru-hidden-size", "32", "16"),
+        ("--gru-layers", "2", "1"),
+        ("--num-experts", "3", "2"),
+        ("--top-k", "1", "2"),
+        ("--batch-size", "5", "4"),
+        ("--seq-length", "17", "16"),
+        ("--seed", "2", "1"),
+        ("--eps-rmsnorm", "1e-4", "0.00001"),
     ];
     for (flag, given, stored) in cases {
         resume(&[flag, given]).failure(2, &[flag, &format!("the checkpoint has {stored}")]);
@@ -109,7 +132,8 @@ fn what_cannot_be_resumed_says_why() {
     let resume = |checkpoint: &str| {
         workspace.run(&["train", "--no-chat", "--quiet", "--steps", "4", "--checkpoint", checkpoint])
     };
-    resume("checkpoints/best.shoe").failure(1, &["checkpoints/best.shoe holds a model only", "numbered checkpoint"]);
+    resume("checkpoints/best.shoe")
+        .failure(1, &["checkpoints/best.shoe holds a model only", "numbered checkpoint"]);
     resume("checkpoints/absent.shoe").failure(1, &["cannot open checkpoints/absent.shoe"]);
 
     let validation = workspace.read("held-out.txt");
@@ -138,7 +162,8 @@ mod signals {
     use std::time::{Duration, Instant};
 
     fn send(signal: &str, program: &Child) {
-        let status = Command::new("kill").args([format!("-{signal}"), program.id().to_string()]).status().unwrap();
+        let status =
+            Command::new("kill").args([format!("-{signal}"), program.id().to_string()]).status().unwrap();
         assert!(status.success());
     }
 
@@ -159,9 +184,11 @@ mod signals {
         let last = workspace.list("whole").pop().unwrap();
         for signal in ["INT", "TERM"] {
             let folder = format!("stopped-by-{signal}");
-            let program = workspace.start(&tiny_training(&[&run[..], &["--checkpoint-dir", &folder]].concat()));
+            let program =
+                workspace.start(&tiny_training(&[&run[..], &["--checkpoint-dir", &folder]].concat()));
             wait_for("the fifth step", || {
-                workspace.exists(&folder) && workspace.list(&folder).iter().any(|name| *name > *"step-00000005.shoe")
+                workspace.exists(&folder)
+                    && workspace.list(&folder).iter().any(|name| name.as_str() > "step-00000005.shoe")
             });
             send(signal, &program);
             let stopped = program::finish(program, b"").code(130);
@@ -172,7 +199,8 @@ mod signals {
             let checkpoint = format!("{folder}/{newest}");
             workspace.run(&["train", "--no-chat", "--quiet", "--checkpoint", &checkpoint]).success();
             assert_eq!(workspace.list(&folder).pop().unwrap(), last);
-            let [stopped, whole] = [&folder, "whole"].map(|folder| workspace.weights(&format!("{folder}/{last}")));
+            let [stopped, whole] =
+                [&folder, "whole"].map(|folder| workspace.weights(&format!("{folder}/{last}")));
             assert!(stopped == whole, "{signal}");
         }
     }

@@ -251,11 +251,11 @@ impl Kernels {
 }
 
 macro_rules! elementwise {
-    ($(#[$documentation:meta] $name:ident;)*) => {
+    ($($(#[$documentation:meta])+ $name:ident;)*) => {
         /// Functions of one variable; any length.
         impl Kernels {
             $(
-                #[$documentation]
+                $(#[$documentation])+
                 ///
                 /// # Panics
                 ///
@@ -270,10 +270,24 @@ macro_rules! elementwise {
     };
 }
 elementwise! {
-    #[doc = "out[i] = e^x[i]."] exp;
-    #[doc = "out[i] = 1 / (1 + e^-x[i])."] sigmoid;
-    #[doc = "out[i] = x[i] Φ(x[i]), Φ the normal distribution function: GELU in its exact form."] gelu;
-    #[doc = "out[i] = Φ(x[i]) + x[i] φ(x[i]): the derivative of [`gelu`](Self::gelu)."] gelu_derivative;
+    /// out[i] = e^x[i].
+    ///
+    /// Within 1.02 ulp at all 2³² inputs, denormal results included.
+    exp;
+    /// out[i] = 1 / (1 + e^-x[i]).
+    ///
+    /// Within 2.83 ulp at all 2³² inputs, denormal results included.
+    sigmoid;
+    /// out[i] = x[i] Φ(x[i]), Φ the normal distribution function: GELU in its exact form.
+    ///
+    /// At all 2³² inputs within 6.0e-7 relative or 6.0e-8 absolute error, whichever is larger (`wide`; the fused
+    /// instruction sets reach 5.1e-7 and 5.1e-8). Far in the negative tail the relative error grows to 9e-6;
+    /// results below 4e-39 are 0.
+    gelu;
+    /// out[i] = Φ(x[i]) + x[i] φ(x[i]): the derivative of [`gelu`](Self::gelu).
+    ///
+    /// Within 1.9e-7 absolute error at all 2³² inputs.
+    gelu_derivative;
 }
 
 /// Probabilities and loss.

@@ -57,7 +57,8 @@ impl Header {
         let Some(header) = file.first_chunk::<HEADER_LENGTH>() else {
             return Err(CheckpointError::Truncated { path: path(), length: file.len(), expected: None });
         };
-        let u32_at = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let u32_at =
+            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
         let damaged = |what: &str| CheckpointError::Damaged { path: path(), what: what.to_owned() };
         let version = u32_at(8);

@@ -9,10 +9,9 @@ mod save;
 mod schema;
 
 pub use header::{Kind, reseal};
+pub(crate) use save::{TEMPORARY_PREFIX, TEMPORARY_SUFFIX};
 pub use save::{atomic_write, save};
-pub use schema::{
-    Contents, Position, Recipe, Record, RunLength, TrainingState, Validation,
-};
+pub use schema::{Contents, Position, Recipe, Record, RunLength, TrainingState, Validation};
 
 use crate::model::{ConfigError, Layout, ModelConfig};
 use crate::tokenizer::{Tokenizer, TokenizerError, TokenizerView};
@@ -59,6 +58,10 @@ pub enum CheckpointError {
     /// The file can't be written.
     #[error("cannot save {path}: {source}", path = path.display())]
     Save { path: PathBuf, source: io::Error },
+    /// The model and its training state don't fit into one checkpoint.
+    #[error("cannot save {path}: it would have {size} bytes, and a checkpoint has {largest} at most; \
+        choose a smaller model", path = path.display())]
+    TooLarge { path: PathBuf, size: usize, largest: usize },
 }
 
 /// An opened checkpoint. Everything is read in place.
@@ -142,7 +145,8 @@ impl Checkpoint {
             let moments_fit = training.first_moment.len() == lines && training.second_moment.len() == lines;
             let recipe = checkpoint.record().recipe;
             let recipe_fits = recipe.is_some_and(|recipe| {
-                recipe.is_possible() && recipe.state_length(&config) == Some(training.position.carried_state.len())
+                recipe.is_possible()
+                    && recipe.state_length(&config) == Some(training.position.carried_state.len())
             });
             if !moments_fit || !recipe_fits {
                 return Err(checkpoint.damaged("its training state doesn't fit its configuration"));

@@ -1,8 +1,8 @@
 //! Saving: either the whole new file is there, durably, or the old one still is.
 
-use super::header::{HEADER_LENGTH, Header, Kind};
-use super::schema::Contents;
 use super::CheckpointError;
+use super::header::{HEADER_LENGTH, Header, Kind};
+use super::schema::{Contents, TrainingState};
 use rkyv::rancor;
 use rkyv::util::AlignedVec;
 #[cfg(not(unix))]
@@ -12,15 +12,42 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
+/// Length of the largest archive: its relative pointers are signed 32-bit numbers, and rkyv panics where one
+/// does not suffice. What [`size`] leaves out has 16 MiB.
+const LARGEST: usize = i32::MAX as usize - (16 << 20);
+
+/// How the names of files being written begin.
+pub const TEMPORARY_PREFIX: &str = ".shoestring-";
+/// How they end.
+pub const TEMPORARY_SUFFIX: &str = ".tmp";
+
 /// Saves `contents` as an f32 checkpoint at `path`, atomically and durably.
 ///
 /// # Errors
-/// [`CheckpointError::Save`]; whatever was at `path` is then untouched.
+/// [`CheckpointError::Save`], or [`CheckpointError::TooLarge`]; whatever was at `path` is then untouched.
 pub fn save(path: &Path, contents: &Contents<'_>) -> Result<(), CheckpointError> {
     let error = |source| CheckpointError::Save { path: path.to_owned(), source };
-    let archive = rkyv::api::high::to_bytes_in::<_, rancor::Error>(contents, AlignedVec::<HEADER_LENGTH>::new())
-        .map_err(|e| error(io::Error::other(e.to_string())))?;
+    let size = size(contents);
+    if size > LARGEST {
+        return Err(CheckpointError::TooLarge { path: path.to_owned(), size, largest: LARGEST });
+    }
+    let archive =
+        rkyv::api::high::to_bytes_in::<_, rancor::Error>(contents, AlignedVec::<HEADER_LENGTH>::new())
+            .map_err(|e| error(io::Error::other(e.to_string())))?;
     atomic_write(path, &[&Header::encode(Kind::F32, &archive), &archive]).map_err(error)
+}
+
+/// Bytes of the long arrays in `contents`.
+fn size(contents: &Contents<'_>) -> usize {
+    let Contents { tokenizer, weights, training, .. } = contents;
+    let training = training.as_ref().map_or(0, |training| {
+        let TrainingState { first_moment, second_moment, position, .. } = training;
+        size_of_val(*first_moment) + size_of_val(*second_moment) + size_of_val(&position.carried_state[..])
+    });
+    let words = [&tokenizer.token_offsets, &tokenizer.merges, &tokenizer.merge_slots];
+    let tokenizer =
+        words.map(|words| size_of_val(&words[..])).iter().sum::<usize>() + tokenizer.token_bytes.len();
+    size_of_val(*weights) + training + tokenizer
 }
 
 /// Writes `parts` to `path`: to a temporary file in the same folder, synced, renamed over `path`, and
@@ -40,7 +67,7 @@ pub fn atomic_write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     // Readable for everyone the umask allows, like any file a program writes.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.prefix(".shoestring-").suffix(".tmp").tempfile_in(folder)?;
+    let mut file = builder.prefix(TEMPORARY_PREFIX).suffix(TEMPORARY_SUFFIX).tempfile_in(folder)?;
     for part in parts {
         file.write_all(part)?;
     }

@@ -146,6 +146,8 @@ pub struct Position {
     pub lr_scale: f32,
     /// Divergences so far.
     pub divergences: u32,
+    /// The lowest smoothed loss so far, against which an explosion is noticed.
+    pub lowest_loss: f64,
     /// Hash of the training and validation text, so that a resumed run is known to read the same.
     pub text_hash: u64,
 }

@@ -9,8 +9,9 @@ use std::time::Duration;
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
     /// How freely to choose: 0 always takes the likeliest token, 1 follows the model's probabilities
-    #[arg(long, value_name = "X", default_value_t = Sampling::default().temperature, value_parser = float::<0, 100>)]
-    temperature: f32,
+    /// [default: 0.5 in a chat, else 0.8]
+    #[arg(long, value_name = "X", value_parser = float::<0, 100>)]
+    temperature: Option<f32>,
     /// Choose among the N likeliest tokens only; 0 is off
     #[arg(long, value_name = "N", default_value_t = Sampling::default().top_k)]
     top_k: usize,
@@ -29,11 +30,11 @@ pub struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    /// The settings these flags ask for.
-    pub fn sampling(&self) -> Sampling {
+    /// The settings these flags ask for, at `temperature` where they name none.
+    pub fn sampling(&self, temperature: f32) -> Sampling {
         Sampling {
             repetition_penalty: self.repetition_penalty,
-            temperature: self.temperature,
+            temperature: self.temperature.unwrap_or(temperature),
             top_k: self.top_k,
             min_p: self.min_p,
             top_p: self.top_p,
@@ -68,7 +69,11 @@ pub fn below_one(text: &str) -> Result<f32, String> {
 pub fn minutes(text: &str) -> Result<f64, String> {
     const YEAR: f64 = 366.0 * 24.0 * 60.0;
     let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if value > 0.0 && value <= YEAR { Ok(value) } else { Err("it must be above 0 and at most a year".to_owned()) }
+    if value > 0.0 && value <= YEAR {
+        Ok(value)
+    } else {
+        Err("it must be above 0 and at most a year".to_owned())
+    }
 }
 
 /// A duration such as `0.2s`, `90s`, `5m` or `1h`.
@@ -104,7 +109,9 @@ mod tests {
 
     #[test]
     fn numbers_outside_their_range_are_refused() {
-        assert!(float::<0, 1>("1").is_ok() && float::<0, 1>("1.01").is_err() && float::<0, 1>("NaN").is_err());
+        assert!(
+            float::<0, 1>("1").is_ok() && float::<0, 1>("1.01").is_err() && float::<0, 1>("NaN").is_err()
+        );
         assert!(positive("0").is_err() && positive("inf").is_err() && positive("1e-3").is_ok());
         assert!(below_one("1").is_err() && below_one("0").is_ok());
         assert!(minutes("0").is_err() && minutes("inf").is_err() && minutes("0.5").is_ok());

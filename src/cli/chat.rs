@@ -15,7 +15,7 @@ use std::process::ExitCode;
 /// Tokens of a reply where no flag says otherwise.
 const MAX_RESPONSE: usize = 260;
 /// Temperature of a conversation where no flag says otherwise: a little safer than free text.
-const CHAT_TEMPERATURE: f32 = 0.6;
+const CHAT_TEMPERATURE: f32 = 0.5;
 
 #[derive(Args)]
 #[command(after_help = "Type `exit`, `quit` or Ctrl-D to leave.\n\nExamples:\n  shoestring chat\n  \
@@ -37,7 +37,7 @@ pub struct ChatArgs {
 pub fn run(args: &ChatArgs, globals: Globals) -> Result<ExitCode> {
     let model = open_model(args.checkpoint.as_deref(), globals)?;
     let limits = Limits { max_tokens: args.max_response, stop: args.stop.clone(), ..Limits::default() };
-    converse(&model, args.sampling.sampling(), limits, globals)?;
+    converse(&model, args.sampling.sampling(CHAT_TEMPERATURE), limits, globals)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,7 +4,7 @@ use super::arguments::SamplingArgs;
 use super::{Globals, open_model};
 use crate::chat::encode_prompt;
 use crate::generate::{FinishReason, Limits, generate};
-use crate::sample::Sampler;
+use crate::sample::{Sampler, Sampling};
 use crate::tokenizer::EOS;
 use anyhow::{Context, Result};
 use clap::Args;
@@ -66,7 +66,7 @@ pub fn run(args: &GenerateArgs, globals: Globals) -> Result<ExitCode> {
     let start = Instant::now();
     let mut session = model.session();
     session.feed_tokens(&tokens);
-    let mut sampler = Sampler::new(args.sampling.sampling());
+    let mut sampler = Sampler::new(args.sampling.sampling(Sampling::default().temperature));
     let mut out = io::BufWriter::new(stdout().lock());
     let stream = stdout().is_terminal();
     let mut text = String::new();

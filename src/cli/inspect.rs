@@ -45,10 +45,22 @@ fn write_text(out: &mut dyn Write, checkpoint: &Checkpoint, verified: bool) -> i
     let resumable = if checkpoint.is_resumable() { ", resumable" } else { ", model only" };
     let verified = if verified { ", checksum verified" } else { "" };
     writeln!(out, "{}", checkpoint.path().display())?;
-    writeln!(out, "  file        {} bytes, {}{resumable}{verified}", checkpoint.file_length(), checkpoint.kind().name())?;
-    writeln!(out, "  model       {} parameters: vocabulary {vocabulary}, embedding {embedding}, {layers} layers,", layout.parameters())?;
-    writeln!(out, "              {experts} experts ({top_k} active) of width {hidden}, head {}, eps {eps_rmsnorm:e}",
-        if tied { "tied" } else { "its own" })?;
+    writeln!(
+        out,
+        "  file        {} bytes, {}{resumable}{verified}",
+        checkpoint.file_length(),
+        checkpoint.kind().name()
+    )?;
+    writeln!(
+        out,
+        "  model       {} parameters: vocabulary {vocabulary}, embedding {embedding}, {layers} layers,",
+        layout.parameters()
+    )?;
+    writeln!(
+        out,
+        "              {experts} experts ({top_k} active) of width {hidden}, head {}, eps {eps_rmsnorm:e}",
+        if tied { "tied" } else { "its own" }
+    )?;
     let view = checkpoint.tokenizer();
     writeln!(out, "  tokenizer   {} tokens, {} merges", view.vocabulary_size(), view.merges().len())?;
     write_record(out, &record)?;
@@ -67,11 +79,17 @@ fn write_record(out: &mut dyn Write, record: &Record) -> io::Result<()> {
     let Some(recipe) = &record.recipe else {
         return writeln!(out, "  training    none: the model was imported");
     };
-    writeln!(out, "  training    {step} steps, {epoch} epochs, {tokens} tokens in {seconds:.0} s, kernels {kernel}, loss {loss:.4} nats/token")?;
+    writeln!(
+        out,
+        "  training    {step} steps, {epoch} epochs, {tokens} tokens in {seconds:.0} s, kernels {kernel}, loss {loss:.4} nats/token"
+    )?;
     write_recipe(out, recipe)?;
     for validation in &record.validations {
         let Validation { step, nats_per_token, nats_per_char, bits_per_byte } = validation;
-        writeln!(out, "  validation  step {step}: {nats_per_token:.4} nats/token, {nats_per_char:.4} nats/char, {bits_per_byte:.4} bits/byte")?;
+        writeln!(
+            out,
+            "  validation  step {step}: {nats_per_token:.4} nats/token, {nats_per_char:.4} nats/char, {bits_per_byte:.4} bits/byte"
+        )?;
     }
     Ok(())
 }
@@ -84,8 +102,14 @@ fn write_recipe(out: &mut dyn Write, recipe: &Recipe) -> io::Result<()> {
         RunLength::Minutes(minutes) => format!("{minutes} minutes"),
         RunLength::Steps(steps) => format!("{steps} steps"),
     };
-    writeln!(out, "  recipe      {name}: {length}, batch {batch_size} x {seq_length}, lr {lr} ({warmup_steps} steps of warm-up, down to {final_lr} of it),")?;
-    writeln!(out, "              betas {beta1} {beta2}, eps {eps_adamw:e}, wd {wd}, clip {grad_clip}, dropout {dropout}, seed {seed}")
+    writeln!(
+        out,
+        "  recipe      {name}: {length}, batch {batch_size} x {seq_length}, lr {lr} ({warmup_steps} steps of warm-up, down to {final_lr} of it),"
+    )?;
+    writeln!(
+        out,
+        "              betas {beta1} {beta2}, eps {eps_adamw:e}, wd {wd}, clip {grad_clip}, dropout {dropout}, seed {seed}"
+    )
 }
 
 fn as_json(checkpoint: &Checkpoint, verified: bool) -> Value {

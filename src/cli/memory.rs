@@ -128,7 +128,15 @@ mod tests {
             eps_rmsnorm: 1e-5,
         };
         assert!(training_bytes(&largest, 4096, 65_536) > 1 << 59);
-        let small = ModelConfig { vocabulary: 850, embedding: 96, hidden: 96, layers: 2, experts: 6, top_k: 6, ..largest };
+        let small = ModelConfig {
+            vocabulary: 850,
+            embedding: 96,
+            hidden: 96,
+            layers: 2,
+            experts: 6,
+            top_k: 6,
+            ..largest
+        };
         // 499,486 parameters, and two layers of 1280 rows with 6 experts of width 96.
         let bytes = training_bytes(&small, 16, 80);
         assert!((30_000_000..50_000_000).contains(&bytes), "{bytes}");

@@ -38,7 +38,9 @@ impl Display {
                 self.say(&format!("  {}", sample.replace('\n', "\n  ")));
             }
             Event::Saved { .. } => {}
-            Event::SaveFailed { error } => self.warn(&format!("{error}. Training goes on and will try again.")),
+            Event::SaveFailed { error } => {
+                self.warn(&format!("{error}. Training goes on and will try again."))
+            }
             Event::Diverged { step, loss, checkpoint, lr } => self.warn(&format!(
                 "Training diverged at step {step} (loss {loss:.3}). Back to {} with learning rate {lr:.2e}.",
                 checkpoint.display()
@@ -74,7 +76,10 @@ impl Display {
         let left = if done > 0.0 { clock(record.seconds * (1.0 - done) / done) } else { "?".to_owned() };
         bar.set_position((done * TICKS as f64) as u64);
         let loss = record.loss;
-        bar.set_message(format!("loss {loss:.3}  {rate:.0} tokens/s  {left} left  epoch {}", record.epoch + 1));
+        bar.set_message(format!(
+            "loss {loss:.3}  {rate:.0} tokens/s  {left} left  epoch {}",
+            record.epoch + 1
+        ));
     }
 
     fn say(&self, line: &str) {

@@ -109,10 +109,7 @@ fn train(args: &TrainArgs) -> Result<Tokenizer> {
     let tokenizer = trainer.train(|_, _| ())?;
     let size = tokenizer.view().vocabulary_size();
     if size < args.vocab_size {
-        tell!(
-            "The text has nothing more to merge after {size} tokens; {} were asked for.",
-            args.vocab_size
-        );
+        tell!("The text has nothing more to merge after {size} tokens; {} were asked for.", args.vocab_size);
     }
     Ok(tokenizer)
 }

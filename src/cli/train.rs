@@ -3,12 +3,12 @@
 use super::arguments::{below_one, duration, float, minutes, positive};
 use super::progress::Display;
 use super::{CHECKPOINTS, Globals, INTERRUPTED, UsageError, chat, memory, name_paths, tell};
+use crate::bundled;
 use crate::checkpoint::{Checkpoint, Recipe, RunLength};
 use crate::model::{Layout, ModelConfig};
 use crate::text::Text;
 use crate::tokenizer::{MINIMUM_VOCABULARY, Tokenizer};
 use crate::train::{Corpus, Options, Outcome, Run, RunFolder, classic_recipe, default_recipe};
-use crate::bundled;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use std::io::{IsTerminal, stdin, stdout};
@@ -257,7 +257,7 @@ fn start(args: &TrainArgs, globals: Globals) -> Result<Run> {
     args.training.apply(&mut recipe);
     memory::check(&config, &recipe)?;
     let path = args.checkpoint_dir.as_deref().unwrap_or(Path::new(CHECKPOINTS));
-    let folder = new_folder(path, args.keep, globals)?;
+    let folder = RunFolder::open(path, args.keep, None)?;
     let options = args.options();
     let run = Run::start(config, recipe, tokenizer, corpus, globals.kernels, folder, options.clone())?;
     announce(&run, config, &args.model_data, &options, globals);
@@ -276,35 +276,31 @@ fn resume(args: &TrainArgs, path: &Path, globals: Globals) -> Result<Run> {
     let model_data = given(&args.model_data, training.model_data());
     let validation_data = given(&args.validation_data, training.validation_data());
     let corpus = read_corpus(&model_data, &validation_data, globals)?;
-    let folder = resumed_folder(args, path, record.step, globals)?;
+    let folder = resumed_folder(args, path, record.step)?;
     let options = args.options();
     let run = Run::resume(&checkpoint, recipe, corpus, globals.kernels, folder, options.clone())?;
     if !globals.quiet {
         tell!("Resuming {} at step {}, epoch {}.", path.display(), record.step, record.epoch);
         if record.kernel != globals.kernels.name() {
             let (before, now) = (&record.kernel, globals.kernels.name());
-            tell!("Its kernels were {before}, now {now}: weights may differ from an undisturbed run's in the last bits.");
+            tell!(
+                "Its kernels were {before}, now {now}: weights may differ from an undisturbed run's in the last bits."
+            );
         }
     }
     announce(&run, checkpoint.config(), &model_data, &options, globals);
     Ok(run)
 }
 
-fn new_folder(path: &Path, keep: usize, globals: Globals) -> Result<RunFolder> {
-    let (folder, moved) = RunFolder::create(path, keep)?;
-    if let Some(moved) = moved.filter(|_| !globals.quiet) {
-        tell!("Moved an earlier run's files to {}.", moved.display());
-    }
-    Ok(folder)
-}
-
 /// The folder to go on in: the checkpoint's, or a new one, where another run's files are not this one's.
-fn resumed_folder(args: &TrainArgs, checkpoint: &Path, step: u64, globals: Globals) -> Result<RunFolder> {
-    let parent = checkpoint.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let same = |folder: &Path| matches!((folder.canonicalize(), parent.canonicalize()), (Ok(a), Ok(b)) if a == b);
+fn resumed_folder(args: &TrainArgs, checkpoint: &Path, step: u64) -> Result<RunFolder> {
+    let parent =
+        checkpoint.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let same =
+        |folder: &Path| matches!((folder.canonicalize(), parent.canonicalize()), (Ok(a), Ok(b)) if a == b);
     match args.checkpoint_dir.as_deref() {
-        Some(folder) if !same(folder) => new_folder(folder, args.keep, globals),
-        _ => Ok(RunFolder::reopen(parent, args.keep, step)?),
+        Some(folder) if !same(folder) => Ok(RunFolder::open(folder, args.keep, None)?),
+        _ => Ok(RunFolder::open(parent, args.keep, Some(step))?),
     }
 }
 
@@ -341,13 +337,16 @@ fn refuse_contradictions(args: &TrainArgs, checkpoint: &Checkpoint, recipe: &Rec
         contradictions.push("--bpe-data (the tokenizer comes from the checkpoint)".to_owned());
     }
     if training.recipe.is_some() {
-        contradictions.push("--recipe (the settings come from the checkpoint; single flags may change them)".to_owned());
+        contradictions.push(
+            "--recipe (the settings come from the checkpoint; single flags may change them)".to_owned(),
+        );
     }
     if contradictions.is_empty() {
         return Ok(());
     }
     let what = contradictions.join(", ");
-    Err(UsageError(format!("{} can't be resumed with {what}; leave it out", checkpoint.path().display())).into())
+    Err(UsageError(format!("{} can't be resumed with {what}; leave it out", checkpoint.path().display()))
+        .into())
 }
 
 fn read_corpus(model_data: &[PathBuf], validation_data: &[PathBuf], globals: Globals) -> Result<Corpus> {
@@ -357,7 +356,8 @@ fn read_corpus(model_data: &[PathBuf], validation_data: &[PathBuf], globals: Glo
         Text::read(model_data)?
     };
     let validation = if validation_data.is_empty() { None } else { Some(Text::read(validation_data)?) };
-    let converted = text.converted_line_ends || validation.as_ref().is_some_and(|text| text.converted_line_ends);
+    let converted =
+        text.converted_line_ends || validation.as_ref().is_some_and(|text| text.converted_line_ends);
     if converted && !globals.quiet {
         tell!("Windows line ends in the text are read as plain ones.");
     }
@@ -405,6 +405,9 @@ fn announce(run: &Run, config: ModelConfig, model_data: &[PathBuf], options: &Op
         "Model: {parameters} parameters: embedding {embedding}, {layers} layers of {experts} experts \
          ({top_k} active) of width {hidden}."
     );
+    if let Some(moved) = run.folder().set_aside() {
+        tell!("Moved an earlier run's files to {}.", moved.display());
+    }
     let (threads, kernel) = (options.threads, globals.kernels.name());
     let folder = run.folder().path().display();
     tell!("Kernels {kernel}, {threads} threads. Checkpoints go to {folder}; Ctrl-C stops and saves.");

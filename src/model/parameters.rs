@@ -5,7 +5,9 @@
 //! reads is stored as panels of 16 output rows; everything else is stored in rows padded to 16.
 
 use super::ModelConfig;
-use shoestring_kernels::{Line, PANEL_ROWS, as_floats, as_floats_mut, pack_panels, panel_lines, unpack_panels};
+use shoestring_kernels::{
+    Line, PANEL_ROWS, as_floats, as_floats_mut, pack_panels, panel_lines, unpack_panels,
+};
 use std::ops::Range;
 
 /// How a tensor's numbers lie in its lines.
@@ -265,7 +267,11 @@ mod tests {
             }
             assert_eq!(end, layout.lines);
             let nonzero = as_floats(&buffer).iter().filter(|&&x| x != 0.0).count();
-            assert_eq!(nonzero, layout.parameters() - 1, "every padding is zero, and one element is number 0");
+            assert_eq!(
+                nonzero,
+                layout.parameters() - 1,
+                "every padding is zero, and one element is number 0"
+            );
         }
     }
 }

@@ -89,7 +89,7 @@ impl<'a> TokenizerView<'a> {
         }
     }
 
-    /// The pairs of token ids that merge, by rank. // [M]
+    /// The pairs of token ids that merge, by rank.
     pub fn merges(&self) -> &'a [[u32; 2]] {
         self.merges.as_chunks().0
     }

@@ -96,7 +96,8 @@ impl Backward {
         let rows = (HEAD_ROWS / 8).min(targets.len());
         let mut nats = 0.0;
         let gradients = self.output_gradient.chunks_mut(HEAD_ROWS * width);
-        for ((targets, x), dx) in targets.chunks(HEAD_ROWS).zip(top.chunks(HEAD_ROWS * width)).zip(gradients) {
+        for ((targets, x), dx) in targets.chunks(HEAD_ROWS).zip(top.chunks(HEAD_ROWS * width)).zip(gradients)
+        {
             let logits = &mut network.logits[..targets.len() * vocabulary];
             let tasks = logits.par_chunks_mut(rows * vocabulary).zip(x.par_chunks(rows * width));
             let losses: Vec<f64> = tasks
@@ -175,7 +176,8 @@ impl Backward {
         let (hidden, experts, parts) = (padded(config.hidden), config.experts, geometry.parts.len());
         let updates = split_mut(&mut buffers.update, geometry.part_lengths(experts, hidden));
         let candidates = split_mut(&mut buffers.candidate, geometry.part_lengths(experts, hidden));
-        let streams = (0..experts).flat_map(|_| geometry.parts.iter().map(|part| part.streams.len() * hidden));
+        let streams =
+            (0..experts).flat_map(|_| geometry.parts.iter().map(|part| part.streams.len() * hidden));
         let dhs = split_mut(&mut self.state_gradient, streams);
         let (states, gates, dy) = (&buffers.state, &buffers.gate, &self.output_gradient);
         let restoring = STATE_PENALTY / geometry.rows() as f32;
@@ -219,7 +221,8 @@ impl Backward {
         rayon::scope(|scope| {
             let experts = layer.config.experts;
             let each = |lines: usize| lines / experts;
-            let matrices = [(update, update_bias, &buffers.update), (candidate, candidate_bias, &buffers.candidate)];
+            let matrices =
+                [(update, update_bias, &buffers.update), (candidate, candidate_bias, &buffers.candidate)];
             for (weight, bias, dy) in matrices {
                 let (weight_lines, bias_lines) = (each(weight.len()), each(bias.len()));
                 let slices = weight.chunks_exact_mut(weight_lines).zip(bias.chunks_exact_mut(bias_lines));
@@ -344,7 +347,10 @@ impl Layer<'_> {
 }
 
 /// Hands out slices of a buffer that starts at line `start` of the layout, in the order they lie.
-fn gradient_slices<'a>(mut rest: &'a mut [Line], mut start: usize) -> impl FnMut(&Range<usize>) -> &'a mut [Line] {
+fn gradient_slices<'a>(
+    mut rest: &'a mut [Line],
+    mut start: usize,
+) -> impl FnMut(&Range<usize>) -> &'a mut [Line] {
     move |range| {
         let (_, from) = std::mem::take(&mut rest).split_at_mut(range.start - start);
         let (slice, after) = from.split_at_mut(range.len());

@@ -22,7 +22,7 @@ impl Streams {
     }
 
     /// Tokens of the text.
-    pub fn len(&self) -> usize {
+    pub fn tokens(&self) -> usize {
         self.tokens.len()
     }
 
@@ -60,7 +60,8 @@ mod tests {
 
     #[test]
     fn an_epoch_reads_every_token_of_every_stream_once_and_targets_follow() {
-        for (length, batch, seq_length) in [(2, 1, 1), (100, 3, 7), (33, 16, 80), (5, 16, 4), (1000, 16, 10)] {
+        for (length, batch, seq_length) in [(2, 1, 1), (100, 3, 7), (33, 16, 80), (5, 16, 4), (1000, 16, 10)]
+        {
             let streams = Streams::new((0..length as u32).collect(), batch, seq_length, 1);
             let (mut tokens, mut targets) = (Vec::new(), Vec::new());
             let mut count = vec![0; length];

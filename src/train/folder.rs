@@ -1,6 +1,6 @@
 //! The folder of a run: checkpoints, the best model, `metrics.jsonl`, and a lock.
 
-use crate::checkpoint::{CheckpointError, Contents, atomic_write, save};
+use crate::checkpoint::{CheckpointError, Contents, TEMPORARY_PREFIX, TEMPORARY_SUFFIX, atomic_write, save};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -27,38 +27,54 @@ pub enum FolderError {
 /// A folder that this process alone writes checkpoints to.
 pub struct RunFolder {
     path: PathBuf,
+    from: Option<u64>,
     numbered: Vec<PathBuf>,
     keep: usize,
-    metrics: File,
+    metrics: Option<File>,
+    set_aside: Option<PathBuf>,
     _lock: File,
 }
 
 impl RunFolder {
-    /// Opens `path` for a new run, making it if needed. What an earlier run left there is moved into a
-    /// subfolder, whose path is returned too. The newest `keep` numbered checkpoints will be kept.
+    /// Takes hold of `path`, making it if needed, for a new run or, with `from`, to go on with the run in it
+    /// from that step. Nothing in it is touched until the run begins. The newest `keep` numbered
+    /// checkpoints will be kept.
     ///
     /// # Errors
     /// If the folder can't be used, or another run holds it.
-    pub fn create(path: &Path, keep: usize) -> Result<(Self, Option<PathBuf>), FolderError> {
+    pub fn open(path: &Path, keep: usize, from: Option<u64>) -> Result<Self, FolderError> {
         let lock = lock(path)?;
-        let error = |source| FolderError::Io { path: path.to_owned(), source };
-        let moved = set_aside(path).map_err(error)?;
-        let metrics = File::create(path.join(METRICS)).map_err(error)?;
-        Ok((RunFolder { path: path.to_owned(), numbered: Vec::new(), keep, metrics, _lock: lock }, moved))
+        let (path, numbered) = (path.to_owned(), Vec::new());
+        Ok(RunFolder { path, from, numbered, keep, metrics: None, set_aside: None, _lock: lock })
     }
 
-    /// Opens `path` to go on with a run from `step`: later lines of its metrics are dropped.
-    ///
-    /// # Errors
-    /// If the folder can't be used, or another run holds it.
-    pub fn reopen(path: &Path, keep: usize, step: u64) -> Result<Self, FolderError> {
-        let lock = lock(path)?;
-        let error = |source| FolderError::Io { path: path.to_owned(), source };
-        let mut numbered: Vec<PathBuf> = run_files(path).map_err(error)?;
-        numbered.retain(|file| step_of(file).is_some_and(|its_step| its_step <= step));
-        numbered.sort();
-        let metrics = cut_metrics(&path.join(METRICS), step).map_err(error)?;
-        Ok(RunFolder { path: path.to_owned(), numbered, keep, metrics, _lock: lock })
+    /// Makes way for the run: for a new one, what an earlier one left is moved into a subfolder; for one that
+    /// goes on, later lines of its metrics are dropped.
+    pub(super) fn begin(&mut self) -> Result<(), FolderError> {
+        self.try_begin().map_err(|source| FolderError::Io { path: self.path.clone(), source })
+    }
+
+    fn try_begin(&mut self) -> io::Result<()> {
+        remove_leftovers(&self.path)?;
+        let metrics = self.path.join(METRICS);
+        match self.from {
+            None => {
+                self.set_aside = set_aside(&self.path)?;
+                self.metrics = Some(File::create(metrics)?);
+            }
+            Some(step) => {
+                self.numbered = run_files(&self.path)?;
+                self.numbered.retain(|file| step_of(file).is_some_and(|its_step| its_step <= step));
+                self.numbered.sort();
+                self.metrics = Some(cut_metrics(&metrics, step)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where an earlier run's files were moved to, if there were any.
+    pub fn set_aside(&self) -> Option<&Path> {
+        self.set_aside.as_deref()
     }
 
     /// Where it is.
@@ -87,6 +103,16 @@ impl RunFolder {
         Ok(file)
     }
 
+    /// Deletes the newest numbered checkpoint, if there is an earlier one.
+    pub(super) fn discard_newest(&mut self) {
+        if self.numbered.len() > 1
+            && let Some(newest) = self.numbered.pop()
+        {
+            // One that can't be deleted is overwritten when the run reaches its step again.
+            let _ = fs::remove_file(newest);
+        }
+    }
+
     /// Saves the best model.
     ///
     /// # Errors
@@ -107,7 +133,10 @@ impl RunFolder {
     /// # Errors
     /// If it can't be written.
     pub fn log(&mut self, line: &str) -> io::Result<()> {
-        self.metrics.write_all(format!("{line}\n").as_bytes())
+        match &mut self.metrics {
+            Some(metrics) => metrics.write_all(format!("{line}\n").as_bytes()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -140,13 +169,26 @@ fn step_of(file: &Path) -> Option<u64> {
     file.file_stem()?.to_str()?.strip_prefix("step-")?.parse().ok()
 }
 
+/// Deletes temporary files of a save that was killed. The lock makes sure that none is being written.
+fn remove_leftovers(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(TEMPORARY_PREFIX) && name.ends_with(TEMPORARY_SUFFIX) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Moves checkpoints and metrics in `path` into a new subfolder.
 fn set_aside(path: &Path) -> io::Result<Option<PathBuf>> {
     let mut files = run_files(path)?;
+    files.extend(Some(path.join(METRICS)).filter(|metrics| metrics.exists()));
     if files.is_empty() {
         return Ok(None);
     }
-    files.extend(Some(path.join(METRICS)).filter(|metrics| metrics.exists()));
     let mut number = 1;
     let folder = loop {
         let folder = path.join(format!("earlier-{number}"));

@@ -49,7 +49,13 @@ pub struct Dropout {
 
 impl Dropout {
     /// Drops elements of `values`, which start at element `first` of the layer input `site`.
-    pub(super) fn apply(this: Option<Self>, kernels: &Kernels, values: &mut [f32], site: usize, first: usize) {
+    pub(super) fn apply(
+        this: Option<Self>,
+        kernels: &Kernels,
+        values: &mut [f32],
+        site: usize,
+        first: usize,
+    ) {
         if let Some(Dropout { probability, key }) = this {
             kernels.dropout(values, key.wrapping_add(site as u64), first as u64, 1.0 - probability);
         }

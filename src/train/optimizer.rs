@@ -63,7 +63,14 @@ impl Optimizer {
     }
 
     /// Updates `weights` by `gradient`, whose norm is `norm`, clipped as torch's clip_grad_norm_ does.
-    pub fn update(&mut self, kernels: &Kernels, weights: &mut [Line], gradient: &[Line], norm: f64, update: Update) {
+    pub fn update(
+        &mut self,
+        kernels: &Kernels,
+        weights: &mut [Line],
+        gradient: &[Line],
+        norm: f64,
+        update: Update,
+    ) {
         let scale = (f64::from(update.clip) / (norm + 1e-6)).min(1.0);
         let correction = |beta: f32| (1.0 - f64::from(beta).powf(update.step as f64)) as f32;
         let step = AdamwStep {

@@ -23,6 +23,8 @@ use thiserror::Error;
 
 /// How often a run that diverges is rolled back before it is given up.
 const MOST_DIVERGENCES: u32 = 3;
+/// A checkpoint saved fewer steps than this before a divergence is not trusted.
+const SUSPECT_STEPS: u64 = 25;
 /// Decay a step of the smoothed loss.
 const SMOOTHING: f64 = 0.98;
 /// Long epochs are validated this often too, as long as validations take under a tenth of the time.
@@ -44,8 +46,10 @@ pub enum TrainError {
     #[error("the training text has {tokens} tokens; a few dozen are the least one can train on")]
     TooShort { tokens: usize },
     /// A resumed run reads another text than before.
-    #[error("the training or validation text is not the one this run was started on; \
-        restore the files, or start a new run")]
+    #[error(
+        "the training or validation text is not the one this run was started on; \
+        restore the files, or start a new run"
+    )]
     OtherText,
     /// Threads can't be started.
     #[error("cannot start threads: {0}")]
@@ -107,7 +111,6 @@ pub struct Run {
     options: Options,
     metrics: Metrics,
     clock: Clock,
-    lowest_loss: f64,
 }
 
 /// When things last happened.
@@ -151,6 +154,7 @@ impl Run {
             carried_state: Vec::new(),
             lr_scale: 1.0,
             divergences: 0,
+            lowest_loss: f64::INFINITY,
             text_hash: corpus.hash(),
         };
         Run::new(config, weights, record, position, tokenizer, corpus, kernels, folder, options)
@@ -179,7 +183,8 @@ impl Run {
         let carried = position.carried_state.clone();
         let tokenizer = checkpoint.tokenizer().to_owned();
         let config = checkpoint.config();
-        let mut run = Run::new(config, weights, record, position, tokenizer, corpus, kernels, folder, options)?;
+        let mut run =
+            Run::new(config, weights, record, position, tokenizer, corpus, kernels, folder, options)?;
         let moments = (training.first_moment(), training.second_moment());
         if carried.len() != run.trainer.network().carried_state().len() {
             let what = "its carried state doesn't fit its batch size".to_owned();
@@ -198,7 +203,7 @@ impl Run {
         tokenizer: Tokenizer,
         corpus: Corpus,
         kernels: &'static Kernels,
-        folder: RunFolder,
+        mut folder: RunFolder,
         options: Options,
     ) -> Result<Self, TrainError> {
         let recipe = record.recipe.clone().unwrap_or_else(super::default_recipe);
@@ -220,17 +225,29 @@ impl Run {
             validated: now,
             validation_took: Duration::ZERO,
         };
-        let lowest_loss = if record.step == 0 { f64::INFINITY } else { record.loss };
         let metrics = Metrics::new(&record);
+        folder.begin()?;
         Ok(Run {
-            config, kernels, trainer, tokenizer, corpus, streams, validation, record, recipe, position, folder,
-            options, metrics, clock, lowest_loss,
+            config,
+            kernels,
+            trainer,
+            tokenizer,
+            corpus,
+            streams,
+            validation,
+            record,
+            recipe,
+            position,
+            folder,
+            options,
+            metrics,
+            clock,
         })
     }
 
     /// Tokens of the training text, and of the validation text.
     pub fn tokens(&self) -> (usize, usize) {
-        (self.streams.len(), self.validation.tokens())
+        (self.streams.tokens(), self.validation.tokens())
     }
 
     /// The record of the run so far.
@@ -247,7 +264,11 @@ impl Run {
     ///
     /// # Errors
     /// If the run diverges for good, or the first or the last checkpoint can't be saved.
-    pub fn train(&mut self, stop: &AtomicBool, observe: &mut dyn FnMut(Event<'_>)) -> Result<Outcome, TrainError> {
+    pub fn train(
+        &mut self,
+        stop: &AtomicBool,
+        observe: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Outcome, TrainError> {
         if self.folder.newest().is_none() {
             self.save(observe)?;
         }
@@ -255,7 +276,8 @@ impl Run {
         let (mut tokens, mut targets) = (Vec::new(), Vec::new()); // [B, T]
         loop {
             if self.is_complete() {
-                let validated = self.record.validations.last().is_some_and(|last| last.step == self.record.step);
+                let validated =
+                    self.record.validations.last().is_some_and(|last| last.step == self.record.step);
                 if validated || self.validate(observe)? {
                     break;
                 }
@@ -314,7 +336,7 @@ impl Run {
         record.tokens += tokens as u64;
         record.seconds = self.clock.seconds();
         self.position.chunk += 1;
-        self.lowest_loss = self.lowest_loss.min(record.loss);
+        self.position.lowest_loss = self.position.lowest_loss.min(record.loss);
     }
 
     fn progress(&self) -> Progress {
@@ -334,10 +356,15 @@ impl Run {
     }
 
     /// Validates and saves when it is time to.
-    fn look_after(&mut self, epoch_ended: bool, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), TrainError> {
+    fn look_after(
+        &mut self,
+        epoch_ended: bool,
+        observe: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(), TrainError> {
         let since = self.clock.validated.elapsed();
         let counted = matches!(self.recipe.length, RunLength::Epochs(epochs) if epochs <= 100);
-        let due = if epoch_ended { counted || since >= VALIDATE_AT_MOST_EVERY } else { since >= VALIDATE_EVERY };
+        let due =
+            if epoch_ended { counted || since >= VALIDATE_AT_MOST_EVERY } else { since >= VALIDATE_EVERY };
         if due && (counted && epoch_ended || since >= 10 * self.clock.validation_took) {
             if self.validate(observe)? {
                 self.try_save(observe);
@@ -420,14 +447,29 @@ impl Run {
     /// nothing could explain.
     fn has_diverged(&self, report: &StepReport) -> bool {
         let untrained = (self.config.vocabulary as f64).ln();
-        let exploded = report.loss > 2.0 * untrained + 2.0 || self.record.loss > self.lowest_loss + 0.5 * untrained;
+        let exploded = report.loss > 2.0 * untrained + 2.0
+            || self.record.loss > self.position.lowest_loss + 0.5 * untrained;
         !report.updated || exploded
     }
 
-    fn roll_back(&mut self, loss: f64, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), TrainError> {
-        let Some(path) = self.folder.newest().map(Path::to_owned) else {
-            unreachable!("a run saves before its first step");
+    /// The newest checkpoint; but the one before it, if the run had just been saved when it diverged: it was
+    /// on its way there already.
+    fn last_good_checkpoint(&mut self) -> Result<PathBuf, TrainError> {
+        let newest = |folder: &RunFolder| match folder.newest() {
+            Some(path) => path.to_owned(),
+            None => unreachable!("a run saves before its first step"),
         };
+        let path = newest(&self.folder);
+        let saved_at = Checkpoint::open(&path)?.record().step;
+        if self.record.step.saturating_sub(saved_at) >= SUSPECT_STEPS {
+            return Ok(path);
+        }
+        self.folder.discard_newest();
+        Ok(newest(&self.folder))
+    }
+
+    fn roll_back(&mut self, loss: f64, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), TrainError> {
+        let path = self.last_good_checkpoint()?;
         let (step, divergences) = (self.record.step, self.position.divergences + 1);
         if divergences > MOST_DIVERGENCES {
             return Err(TrainError::Diverged { checkpoint: path });
@@ -440,7 +482,6 @@ impl Run {
         self.trainer.restore(checkpoint.weights(), moments, &position.carried_state);
         self.record = Record { recipe: self.record.recipe.take(), ..checkpoint.record() };
         self.position = Position { lr_scale, divergences, ..position };
-        self.lowest_loss = if self.record.step == 0 { f64::INFINITY } else { self.record.loss };
         let lr = self.recipe.lr * lr_scale;
         observe(Event::Diverged { step, loss, checkpoint: &path, lr });
         Ok(())

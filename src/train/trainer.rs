@@ -90,7 +90,13 @@ impl Trainer {
     }
 
     /// Mean loss of a chunk, nats a token; leaves its gradient in [`Trainer::last_gradient`].
-    pub fn gradient(&mut self, tokens: &[u32], targets: &[u32], steps: usize, dropout: Option<Dropout>) -> f64 {
+    pub fn gradient(
+        &mut self,
+        tokens: &[u32],
+        targets: &[u32],
+        steps: usize,
+        dropout: Option<Dropout>,
+    ) -> f64 {
         self.network.order_rows(steps, tokens, &mut self.rows.0);
         self.network.order_rows(steps, targets, &mut self.rows.1);
         let Trainer { kernels, config, layout, weights, gradient, transposed, network, backward, .. } = self;

@@ -47,7 +47,8 @@ impl Transposed {
                 matrices.push(Matrix { weights, transposed, rows, columns });
             }
         }
-        let find = |range: &Range<usize>| matrices.iter().position(|m: &Matrix| m.weights.start == range.start);
+        let find =
+            |range: &Range<usize>| matrices.iter().position(|m: &Matrix| m.weights.start == range.start);
         let index = |range: &Range<usize>| find(range).expect("every panel tensor was listed above");
         let layers = layout
             .layers

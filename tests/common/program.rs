@@ -11,8 +11,22 @@ use tempfile::TempDir;
 
 /// Sizes of a model that trains hundreds of steps a second.
 pub const TINY: [&str; 16] = [
-    "--embedding-dim", "16", "--gru-hidden-size", "16", "--num-experts", "2", "--gru-layers", "1",
-    "--bpe-vocab-size", "300", "--batch-size", "4", "--seq-length", "16", "--threads", "1",
+    "--embedding-dim",
+    "16",
+    "--gru-hidden-size",
+    "16",
+    "--num-experts",
+    "2",
+    "--gru-layers",
+    "1",
+    "--bpe-vocab-size",
+    "300",
+    "--batch-size",
+    "4",
+    "--seq-length",
+    "16",
+    "--threads",
+    "1",
 ];
 
 /// A folder in which the program is run.
@@ -57,7 +71,8 @@ impl Workspace {
     /// Names in the folder `name`, sorted.
     pub fn list(&self, name: &str) -> Vec<String> {
         let entries = fs::read_dir(self.path(name)).unwrap();
-        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -104,7 +119,9 @@ impl Workspace {
     /// The lines of a run's metrics.
     pub fn metrics(&self, name: &str) -> Vec<Value> {
         let text = String::from_utf8(self.read(name)).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}")))
+            .collect()
     }
 }
 
@@ -153,6 +170,7 @@ impl Finished {
         // clap adds a line of advice.
         let count = lines.iter().filter(|line| !line.starts_with("For more information")).count();
         assert_eq!(count, 1, "{finished:#?}");
+        assert!(finished.stderr.matches("(os error").count() < 2, "it says twice why: {finished:#?}");
         for part in parts {
             assert!(finished.stderr.contains(part), "{part:?} is not in {finished:#?}");
         }

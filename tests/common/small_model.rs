@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test program uses only some of it")]
 
-use shoestring::checkpoint::{Contents, Position, Record, TrainingState, Validation, save};
+use shoestring::checkpoint::{CheckpointError, Contents, Position, Record, TrainingState, Validation, save};
 use shoestring::kernels::{Line, padded};
 use shoestring::model::{Layout, ModelConfig};
 use shoestring::tokenizer::{MINIMUM_VOCABULARY, Tokenizer};
@@ -62,29 +62,34 @@ pub fn record(dialogue: bool) -> Record {
 pub fn save_model(path: &Path, config: ModelConfig, dialogue: bool) {
     let weights = initialise(&Layout::new(&config), 1); // [lines]
     let tokenizer = tokenizer(config.vocabulary);
-    save(path, &Contents { config, tokenizer, weights: &weights, record: record(dialogue), training: None }).unwrap();
+    save(path, &Contents { config, tokenizer, weights: &weights, record: record(dialogue), training: None })
+        .unwrap();
 }
 
-/// Saves an untrained model with the state of a training that has not begun.
+/// Saves an untrained model with the state of a training.
 pub fn save_resumable(path: &Path, config: ModelConfig) {
+    let carried = config.layers * config.experts * default_recipe().batch_size * padded(config.hidden);
+    save_training(path, config, vec![0.5; carried]).unwrap();
+}
+
+/// The same with any state carried between chunks, [L, E, B, padded(H)] if it is to fit the model.
+pub fn save_training(
+    path: &Path,
+    config: ModelConfig,
+    carried_state: Vec<f32>,
+) -> Result<(), CheckpointError> {
     let layout = Layout::new(&config);
     let weights = initialise(&layout, 1); // [lines]
-    let moments = [vec![Line([0.5; 16]); layout.lines], vec![Line([0.25; 16]); layout.lines]]; // [lines]
-    let record = record(true);
-    let batch = record.recipe.as_ref().map_or(0, |recipe| recipe.batch_size);
+    let moments = [0.5, 0.25].map(|value| vec![Line([value; 16]); layout.lines]); // [lines]
+    let position =
+        Position { chunk: 5, carried_state, lr_scale: 0.5, divergences: 1, lowest_loss: 2.5, text_hash: 12 };
     let training = TrainingState {
         first_moment: &moments[0],
         second_moment: &moments[1],
-        position: Position {
-            chunk: 5,
-            carried_state: vec![0.5; config.layers * config.experts * batch * padded(config.hidden)],
-            lr_scale: 0.5,
-            divergences: 1,
-            text_hash: 12,
-        },
+        position,
         model_data: vec!["a.txt".to_owned(), "b.txt".to_owned()],
         validation_data: vec!["c.txt".to_owned()],
     };
-    let tokenizer = tokenizer(config.vocabulary);
-    save(path, &Contents { config, tokenizer, weights: &weights, record, training: Some(training) }).unwrap();
+    let (tokenizer, record) = (tokenizer(config.vocabulary), record(true));
+    save(path, &Contents { config, tokenizer, weights: &weights, record, training: Some(training) })
 }
