@@ -1,8 +1,8 @@
 //! Every kernel operation of every instruction set, in the shapes of the default model.
 //!
-//! Ids are `kernel/operation/shape`. Throughput of products and of the cell is in floating-point operations of
-//! their matrix products (Gelem/s reads as GFLOP/s), of the rest in elements. Before it is timed, each is
-//! verified against the scalar reference.
+//! Ids are `kernel/operation/shape`. Throughput of products and of the cell is in floating-point operations
+//! of their matrix products (Gelem/s reads as GFLOP/s), of the rest in elements. Before it is timed, each
+//! is verified against the scalar reference.
 //!
 //! ```text
 //! cargo bench --bench kernels -- avx2/

@@ -16,7 +16,8 @@ impl Mask {
     /// The mask of `key` for positions whose upper half is `upper`, keeping a share `keep` in (0, 1).
     #[inline(always)]
     pub(crate) fn new(key: u64, upper: u32, keep: f32) -> Self {
-        let whitening = mix(key as u32 ^ mix(upper ^ 0x9e37_79b9)); // 2^32 / golden ratio: upper = 0 is not a fixed point
+        // 2^32 over the golden ratio: without it an upper half of 0 would be a fixed point.
+        let whitening = mix(key as u32 ^ mix(upper ^ 0x9e37_79b9));
         let increment = mix((key >> 32) as u32 ^ whitening);
         // Exact: keep * 2^32 has at most 24 significant bits, and keep < 1.
         let threshold = (f64::from(keep) * 4_294_967_296.0) as u32;

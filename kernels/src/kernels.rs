@@ -69,7 +69,7 @@ impl Kernels {
         }
     }
 
-    /// The kernels named by the environment variable `SHOESTRING_KERNEL`, or the best if it is unset or empty.
+    /// The kernels named by the environment variable `SHOESTRING_KERNEL`; the best if unset or empty.
     ///
     /// # Errors
     ///

@@ -11,8 +11,8 @@
 //! innermost]; M counts rows of activations, K inputs, N outputs, and Kp, Np, Hp are padded widths.
 //!
 //! Results do not depend on how work is split between calls, and the instruction sets with a fused
-//! multiply-add, `avx512`, `avx2` and `neon`, give the same bits: a model trains alike on all of them. `wide` and
-//! `scalar` round differently.
+//! multiply-add, `avx512`, `avx2` and `neon`, give the same bits: a model trains alike on all of them.
+//! `wide` and `scalar` round differently.
 //!
 //! ```
 //! use shoestring_kernels::{Epilogue, Kernels, Line, pack_panels, padded, panel_lines};

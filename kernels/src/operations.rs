@@ -9,7 +9,7 @@ use crate::table::{AdamwStep, Epilogue};
 
 /// Matrix products over panels.
 impl Kernels {
-    /// out[M, Np] = a[M, Kp] · Wᵀ, then the epilogue.
+    /// `out[M, Np] = a[M, Kp] · Wᵀ`, then the epilogue.
     ///
     /// `weights`: panels of W [N, K]; `depth`: K, at least 1; Kp = padded(K); Np = 16 * panels. Every
     /// element is one sum in the order of k, starting from the epilogue's bias or old value, so it
@@ -27,7 +27,7 @@ impl Kernels {
         unsafe { (self.table.gemm)(out, a, weights, depth, epilogue) }
     }
 
-    /// out[Np] = W · x, then the epilogue: [`gemm`](Self::gemm) for one row, bit for bit.
+    /// `out[Np] = W · x`, then the epilogue: [`gemm`](Self::gemm) for one row, bit for bit.
     ///
     /// `weights`: panels of W [N, K]; x: K floats or more, of which the first K are used.
     ///
@@ -43,7 +43,7 @@ impl Kernels {
         unsafe { (self.table.matvec)(out, weights, x, depth, epilogue) }
     }
 
-    /// gradient[panels, K] += dyᵀ[N, M] · x[M, Kp], for the panels that start at column
+    /// `gradient[panels, K] += dyᵀ[N, M] · x[M, Kp]`, for the panels that start at column
     /// `16 * first_panel` of dy.
     ///
     /// `gradient`: K lines for each panel computed; dy: [M, dy_stride]; `depth`: K, at least 1.
@@ -70,7 +70,7 @@ impl Kernels {
         unsafe { (self.table.weight_gradient)(gradient, first_panel, dy, dy_stride, x, depth) }
     }
 
-    /// gradient[Np] += Σ_m dy[m, Np], summed in the order of m.
+    /// `gradient[Np] += Σ_m dy[m, Np]`, summed in the order of m.
     ///
     /// # Panics
     ///
@@ -99,7 +99,7 @@ impl Kernels {
 
 /// The recurrent cell.
 impl Kernels {
-    /// For t in 0..T: a[t] += h[t] · Wᵀ, then h[t+1] = h[t] + z[t] (gelu(a[t]) - h[t]).
+    /// For t in 0..T: `a[t] += h[t] · Wᵀ`, then `h[t+1] = h[t] + z[t] (gelu(a[t]) - h[t])`.
     ///
     /// h: [T+1, B, Hp], slot 0 given, the rest out. a: [T, B, Hp], in: the input's part and the bias,
     /// out: the pre-activation. z: [T, B, Hp], the update gate; 0 holds the state. `recurrent`:
@@ -131,7 +131,7 @@ impl Kernels {
     /// dh  = dh (1 - z) + da · W
     /// ```
     ///
-    /// dh: [B, Hp], in: the gradient of the last state (zero when truncated), out: of h[0].
+    /// dh: [B, Hp], in: the gradient of the last state (zero when truncated), out: of `h[0]`.
     /// a, z, h as the forward call left them; dy: [T, B, Hp]; gate: [T, B];
     /// `recurrent_transposed`: panels of Wᵀ [H, H].
     ///
@@ -163,7 +163,7 @@ impl Kernels {
         unsafe { (self.table.cell_backward)(dh, a, z, h, dy, gate, recurrent_transposed, batch, hidden) }
     }
 
-    /// One state update: h[i] += z[i] (gelu(a[i]) - h[i]); any length.
+    /// One state update: `h[i] += z[i] (gelu(a[i]) - h[i])`; any length.
     ///
     /// # Panics
     ///
@@ -178,7 +178,7 @@ impl Kernels {
 
 /// Rows: weighted sums and normalisation.
 impl Kernels {
-    /// y[m, :] += scale[m] x[m, :]; y, x: [M, N], N a multiple of 16; scale: [M].
+    /// `y[m, :] += scale[m] x[m, :]`; y, x: [M, N], N a multiple of 16; scale: `[M]`.
     ///
     /// # Panics
     ///
@@ -190,7 +190,7 @@ impl Kernels {
         unsafe { (self.table.add_scaled_rows)(y, x, scale) }
     }
 
-    /// out[m] = Σ_n x[m, n] y[m, n]; x, y: [M, N], N a multiple of 16; out: [M].
+    /// `out[m] = Σ_n x[m, n] y[m, n]`; x, y: [M, N], N a multiple of 16; out: `[M]`.
     ///
     /// # Panics
     ///
@@ -202,9 +202,9 @@ impl Kernels {
         unsafe { (self.table.dot_rows)(out, x, y) }
     }
 
-    /// out = y · inverse_rms · gain, with inverse_rms[m] = 1 / sqrt(Σ_n y[m, n]² / width + eps).
+    /// `out = y · inverse_rms · gain`, with `inverse_rms[m] = 1 / sqrt(Σ_n y[m, n]² / width + eps)`.
     ///
-    /// out, y: [M, padded(width)]; inverse_rms: [M], out; gain: [padded(width) / 16] lines, padding 0;
+    /// out, y: [M, padded(width)]; inverse_rms: `[M]`, out; gain: [padded(width) / 16] lines, padding 0;
     /// `width` at least 1. Padding of y is not counted. (Zhang and Sennrich, 2019, with eps inside the root.)
     ///
     /// # Panics
@@ -226,7 +226,7 @@ impl Kernels {
     }
 
     /// Backward through [`rms_norm`](Self::rms_norm): dout [M, padded(width)] becomes the gradient of y,
-    /// and dgain[n] += Σ_m dout[m, n] y[m, n] inverse_rms[m].
+    /// and `dgain[n] += Σ_m dout[m, n] y[m, n] inverse_rms[m]`.
     ///
     /// With ŷ = y · inverse_rms: dy = inverse_rms (dout · gain - ŷ · mean(dout · gain · ŷ)).
     ///
@@ -270,21 +270,21 @@ macro_rules! elementwise {
     };
 }
 elementwise! {
-    /// out[i] = e^x[i].
+    /// `out[i] = e^x[i]`.
     ///
     /// Within 1.02 ulp at all 2³² inputs, denormal results included.
     exp;
-    /// out[i] = 1 / (1 + e^-x[i]).
+    /// `out[i] = 1 / (1 + e^-x[i])`.
     ///
     /// Within 2.83 ulp at all 2³² inputs, denormal results included.
     sigmoid;
-    /// out[i] = x[i] Φ(x[i]), Φ the normal distribution function: GELU in its exact form.
+    /// `out[i] = x[i] Φ(x[i])`, Φ the normal distribution function: GELU in its exact form.
     ///
-    /// At all 2³² inputs within 6.0e-7 relative or 6.0e-8 absolute error, whichever is larger (`wide`; the fused
-    /// instruction sets reach 5.1e-7 and 5.1e-8). Far in the negative tail the relative error grows to 9e-6;
-    /// results below 4e-39 are 0.
+    /// At all 2³² inputs within 6.0e-7 relative or 6.0e-8 absolute error, whichever is larger (`wide`; the
+    /// fused instruction sets reach 5.1e-7 and 5.1e-8). Far in the negative tail the relative error grows to
+    /// 9e-6, and results below 4e-39 are 0.
     gelu;
-    /// out[i] = Φ(x[i]) + x[i] φ(x[i]): the derivative of [`gelu`](Self::gelu).
+    /// `out[i] = Φ(x[i]) + x[i] φ(x[i])`: the derivative of [`gelu`](Self::gelu).
     ///
     /// Within 1.9e-7 absolute error at all 2³² inputs.
     gelu_derivative;
@@ -300,11 +300,11 @@ impl Kernels {
         unsafe { (self.table.softmax)(values) }
     }
 
-    /// Softmax cross-entropy of M rows: returns Σ_m -ln softmax(logits[m])[targets[m]], in nats, and
+    /// Softmax cross-entropy of M rows: returns `Σ_m -ln softmax(logits[m])[targets[m]]`, in nats, and
     /// turns logits into their gradient, (softmax - onehot(target)) · scale.
     ///
     /// logits: [M, Np], of which the first `vocabulary` columns count and the rest become 0; Np a multiple
-    /// of 16; targets: [M], each below `vocabulary`.
+    /// of 16; targets: `[M]`, each below `vocabulary`.
     ///
     /// # Panics
     ///
@@ -353,7 +353,7 @@ impl Kernels {
         unsafe { (self.table.adamw)(weights, first_moment, second_moment, gradient, step) }
     }
 
-    /// Σ values[i]², in f64: 16 partial sums over i mod 16, added pairwise at distance 8, 4, 2, 1. The
+    /// `Σ values[i]²`, in f64: 16 partial sums over i mod 16, added pairwise at distance 8, 4, 2, 1. The
     /// same bits on every kernel.
     #[must_use]
     pub fn sum_of_squares(&self, values: &[f32]) -> f64 {

@@ -22,7 +22,7 @@ pub(crate) trait Simd: Copy {
     const TILE_ROWS: usize;
     /// Panels of a matrix product's register tile, at most 3.
     const TILE_PANELS: usize;
-    /// Panels a matrix-vector product reads at once, at most 8: enough sums to hide the latency of an addition.
+    /// Panels a matrix-vector product reads at once, at most 8: enough sums to hide an addition's latency.
     const MATVEC_PANELS: usize;
 
     /// # Safety

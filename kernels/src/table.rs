@@ -44,7 +44,8 @@ macro_rules! operations {
             gemm(out: &mut [f32], a: &[f32], weights: &[Line], depth: usize, epilogue: Epilogue<'_>) -> ();
             matvec(out: &mut [f32], weights: &[Line], x: &[f32], depth: usize, epilogue: Epilogue<'_>) -> ();
             weight_gradient(
-                gradient: &mut [Line], first_panel: usize, dy: &[f32], dy_stride: usize, x: &[f32], depth: usize
+                gradient: &mut [Line], first_panel: usize, dy: &[f32], dy_stride: usize, x: &[f32],
+                depth: usize
             ) -> ();
             bias_gradient(gradient: &mut [Line], dy: &[f32]) -> ();
             transpose_panels(out: &mut [Line], weights: &[Line], rows: usize, columns: usize) -> ();
@@ -62,7 +63,8 @@ macro_rules! operations {
                 out: &mut [f32], inverse_rms: &mut [f32], y: &[f32], gain: &[Line], width: usize, eps: f32
             ) -> ();
             rms_norm_backward(
-                dout: &mut [f32], dgain: &mut [Line], y: &[f32], inverse_rms: &[f32], gain: &[Line], width: usize
+                dout: &mut [f32], dgain: &mut [Line], y: &[f32], inverse_rms: &[f32], gain: &[Line],
+                width: usize
             ) -> ();
             exp(out: &mut [f32], x: &[f32]) -> ();
             sigmoid(out: &mut [f32], x: &[f32]) -> ();
@@ -71,8 +73,8 @@ macro_rules! operations {
             softmax(values: &mut [f32]) -> ();
             cross_entropy(logits: &mut [f32], targets: &[u32], vocabulary: usize, scale: f32) -> f64;
             adamw(
-                weights: &mut [Line], first_moment: &mut [Line], second_moment: &mut [Line], gradient: &[Line],
-                step: &AdamwStep
+                weights: &mut [Line], first_moment: &mut [Line], second_moment: &mut [Line],
+                gradient: &[Line], step: &AdamwStep
             ) -> ();
             sum_of_squares(values: &[f32]) -> f64;
             dropout(values: &mut [f32], key: u64, first: u64, keep: f32) -> ();
@@ -91,7 +93,7 @@ macro_rules! define_table {
         #[derive(Clone, Copy, Debug)]
         pub struct Table {
             $(
-                #[doc = concat!("See [`Kernels::", stringify!($name), "`](crate::Kernels::", stringify!($name), ").")]
+                #[doc = concat!("See [`", stringify!($name), "`](crate::Kernels::", stringify!($name), ").")]
                 pub $name: unsafe fn($($argument: $type),*) -> $result,
             )*
         }

@@ -70,7 +70,8 @@ fn every_float_is_within_bounds() {
             let mut worst = Worst::default();
             parts.iter().for_each(|part| worst.merge(&part[index]));
             println!(
-                "{:7} {:15} {:.3} ulp at {:e}, relative {:.2e} at {:e}, absolute {:.2e} at {:e}, min(relative, 10 absolute) {:.2e} at {:e}",
+                "{:7} {:15} {:.3} ulp at {:e}, relative {:.2e} at {:e}, absolute {:.2e} at {:e}, \
+                 min(relative, 10 absolute) {:.2e} at {:e}",
                 kernels.name(),
                 function.name,
                 worst.ulps.0,

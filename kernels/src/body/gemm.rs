@@ -104,7 +104,7 @@ pub(crate) unsafe fn weight_gradient<S: Simd>(
             start: Start::Out,
             sigmoid: false,
         };
-        // SAFETY: `gradient` holds panels of `depth` lines; dy and x hold `steps` rows, and dy has the panels.
+        // SAFETY: `gradient` holds panels of `depth` lines, dy and x `steps` rows, and dy has the panels.
         unsafe { product.compute(s, depth, panels) };
     }
 }

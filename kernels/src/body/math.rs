@@ -8,8 +8,8 @@ use crate::line::PANEL_ROWS;
 use crate::simd::Simd;
 use std::f32::consts::LOG2_E;
 
-/// Adding this to a float of magnitude below 2²² rounds it to an integer, and leaves that integer plus 127, the
-/// exponent bias of f32, in the lowest bits of the sum: 1.5 · 2²³ + 127.
+/// Adding this to a float of magnitude below 2²² rounds it to an integer, and leaves that integer plus 127,
+/// the exponent bias of f32, in the lowest bits of the sum: 1.5 · 2²³ + 127.
 const ROUND_AND_BIAS: f32 = 12_582_912.0 + 127.0;
 
 /// ln 2 in two parts. The first has 10 significant bits, so its product with an exponent is exact even

@@ -65,7 +65,14 @@ macro_rules! instantiate {
 
         impl crate::simd::Compiled for $token {
             #[inline(always)]
-            unsafe fn gemm(self, out: &mut [f32], a: &[f32], weights: &[Line], depth: usize, epilogue: Epilogue<'_>) {
+            unsafe fn gemm(
+                self,
+                out: &mut [f32],
+                a: &[f32],
+                weights: &[Line],
+                depth: usize,
+                epilogue: Epilogue<'_>,
+            ) {
                 // SAFETY: `self` proves the instruction set, and the caller vouches for the shapes.
                 unsafe { gemm(out, a, weights, depth, epilogue) }
             }

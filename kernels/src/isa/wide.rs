@@ -1,4 +1,5 @@
-//! Portable SIMD through the `wide` crate: the floor on every target. It picks its instructions at compile time.
+//! Portable SIMD through the `wide` crate, the floor on every target: it picks its instructions at compile
+//! time.
 
 use crate::kernels::Kernels;
 use crate::line::Line;

@@ -21,8 +21,8 @@ const SHAPES: [(usize, usize, usize); 11] = [
 ];
 
 /// The accuracy of GELU: whichever of the two is larger.
-const GELU_RELATIVE: f64 = 1e-6;
-const GELU_ABSOLUTE: f64 = 1e-7;
+const GELU_RELATIVE: f64 = 6e-7;
+const GELU_ABSOLUTE: f64 = 6e-8;
 
 struct Case {
     steps: usize,
