@@ -128,8 +128,9 @@ impl Checkpoint {
         if file.len() <= VERIFY_AT_OPEN {
             checkpoint.verify()?;
         }
-        rkyv::access::<ArchivedContents<'static>, rancor::Error>(&file[HEADER_LENGTH..])
-            .map_err(|error| checkpoint.damaged(first_line(&error.to_string())))?;
+        // What rkyv finds wrong is of use to nobody who can't read its source.
+        rkyv::access::<ArchivedContents<'static>, rancor::Failure>(&file[HEADER_LENGTH..])
+            .map_err(|_| checkpoint.damaged("its contents are inconsistent"))?;
         let archive = checkpoint.archive();
         let config = checkpoint.config();
         config.validate().map_err(|error: ConfigError| checkpoint.damaged(&error.to_string()))?;
@@ -308,8 +309,4 @@ where
         Ok(value) => value,
         Err(never) => panic!("plain data without shared pointers always deserializes: {never:?}"),
     }
-}
-
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or("its structure is invalid")
 }

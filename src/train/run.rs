@@ -43,7 +43,7 @@ pub enum TrainError {
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// The text is too short to learn from.
-    #[error("the training text has {tokens} tokens; a few dozen are the least one can train on")]
+    #[error("the training text has {tokens} tokens; at least two, and one to validate on, are needed")]
     TooShort { tokens: usize },
     /// A resumed run reads another text than before.
     #[error(
