@@ -2,7 +2,7 @@
 
 use crate::checkpoint::{Aligned, Checkpoint, CheckpointError};
 
-/// The bundled corpus: [USER]/[BOT]/[EOS] turns, public domain (CC0).
+/// The bundled corpus: `[USER]/[BOT]/[EOS]` turns, public domain (CC0).
 pub const CORPUS: &[u8] = include_bytes!("../data/conversations.txt");
 
 static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!("../models/conversation.shoe"));

@@ -84,7 +84,7 @@ impl Evaluation {
 
 /// The loss of the model over the whole text, its state carried from the start to the end.
 ///
-/// The model first reads [EOS], so that the text's first token is predicted too. Runs on the rayon
+/// The model first reads `[EOS]`, so that the text's first token is predicted too. Runs on the rayon
 /// threads it is called on; their number does not change the result.
 pub fn evaluate(weights: Weights<'_>, kernels: &'static Kernels, text: &EvaluationText) -> Evaluation {
     let start = Instant::now();

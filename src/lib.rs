@@ -2,7 +2,7 @@
 //! with it.
 //!
 //! The parts, in the order a reader may want them: [`model`] (configuration, parameters, decoding),
-//! [`reference`] (the same model in plain loops, which everything is tested against), [`train`],
+//! [`mod@reference`] (the same model in plain loops, which everything is tested against), [`train`],
 //! [`tokenizer`], [`checkpoint`], [`sample`], [`generate`], [`chat`]. All arithmetic is done by the
 //! kernels of the crate `shoestring-kernels`.
 

@@ -81,7 +81,7 @@ impl Sampler {
         }
     }
 
-    /// The next token, drawn from `logits` [V], V > 0.
+    /// The next token, drawn from `logits` `[V]`, V > 0.
     pub fn sample(&mut self, kernels: &Kernels, logits: &[f32]) -> u32 {
         self.logits.clear();
         self.logits.extend_from_slice(logits);

@@ -29,7 +29,7 @@ pub struct Record {
     pub version: String,
     /// Name of the kernels that trained it; another set may differ in the last bits.
     pub kernel: String,
-    /// The training text had [USER]/[BOT] turns, so the model can hold a conversation.
+    /// The training text had ``[USER]`/`[BOT]`` turns, so the model can hold a conversation.
     pub dialogue: bool,
     /// The settings it was trained with; absent if the model was imported.
     pub recipe: Option<Recipe>,
@@ -99,7 +99,7 @@ impl Recipe {
         self.batch_size > 0 && self.seq_length > 0 && (0.0..1.0).contains(&self.dropout)
     }
 
-    /// Floats of the state that a run carries from chunk to chunk, [L, E, B, padded(H)]; `None` if more than
+    /// Floats of the state that a run carries from chunk to chunk, `[L, E, B, padded(H)]`; `None` if more than
     /// can be counted.
     pub(super) fn state_length(&self, config: &ModelConfig) -> Option<usize> {
         // A valid configuration's sizes are too small for their product to overflow.
@@ -140,7 +140,7 @@ pub struct TrainingState<'a> {
 pub struct Position {
     /// Chunks of the current epoch already trained on.
     pub chunk: u64,
-    /// The state carried from the last chunk to the next, [L, E, B, padded(H)].
+    /// The state carried from the last chunk to the next, `[L, E, B, padded(H)]`.
     pub carried_state: Vec<f32>,
     /// What the learning rate was scaled by after divergences.
     pub lr_scale: f32,

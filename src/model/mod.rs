@@ -98,7 +98,7 @@ impl<'a> Weights<'a> {
         &self.lines[range.clone()]
     }
 
-    /// Copies token `token`'s embedding [D] into `row`, whose padding is left alone.
+    /// Copies token `token`'s embedding `[D]` into `row`, whose padding is left alone.
     pub fn embedding(&self, token: u32, row: &mut [f32]) {
         let lines = self.get(&self.layout.embedding);
         let (token, width) = (token as usize, self.config.embedding);

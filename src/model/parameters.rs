@@ -100,23 +100,23 @@ impl Tensor {
 /// Lines of one layer's tensors in the flat buffer.
 #[derive(Clone, Debug)]
 pub struct LayerLayout {
-    /// Panels [E, D].
+    /// Panels `[E, D]`.
     pub router: Range<usize>,
-    /// [E] in one padded row.
+    /// `[E]` in one padded row.
     pub router_bias: Range<usize>,
-    /// E matrices, panels [H, D].
+    /// E matrices, panels `[H, D]`.
     pub update: Range<usize>,
-    /// [E, H], each expert's row padded.
+    /// `[E, H]`, each expert's row padded.
     pub update_bias: Range<usize>,
-    /// E matrices, panels [H, D].
+    /// E matrices, panels `[H, D]`.
     pub candidate: Range<usize>,
-    /// [E, H], each expert's row padded.
+    /// `[E, H]`, each expert's row padded.
     pub candidate_bias: Range<usize>,
-    /// E matrices, panels [H, H].
+    /// E matrices, panels `[H, H]`.
     pub recurrent: Range<usize>,
-    /// Panels [H, D] and the bias [H]; only where the layer's input and output widths differ.
+    /// Panels `[H, D]` and the bias `[H]`; only where the layer's input and output widths differ.
     pub residual: Option<(Range<usize>, Range<usize>)>,
-    /// Gain [H].
+    /// Gain `[H]`.
     pub norm: Range<usize>,
 }
 
@@ -125,13 +125,13 @@ pub struct LayerLayout {
 pub struct Layout {
     /// All tensors in buffer order.
     pub tensors: Vec<Tensor>,
-    /// [V, D]: rows, or panels where the head shares it.
+    /// `[V, D]`: rows, or panels where the head shares it.
     pub embedding: Range<usize>,
     /// One entry a layer.
     pub layers: Vec<LayerLayout>,
-    /// Panels [V, H]; the embedding's own lines if tied.
+    /// Panels `[V, H]`; the embedding's own lines if tied.
     pub head: Range<usize>,
-    /// [V] in one padded row.
+    /// `[V]` in one padded row.
     pub head_bias: Range<usize>,
     /// Length of the flat buffer, in lines.
     pub lines: usize,

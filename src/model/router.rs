@@ -2,7 +2,7 @@
 
 use shoestring_kernels::Kernels;
 
-/// Turns router scores [E] into gates in place, and marks the active experts.
+/// Turns router scores `[E]` into gates in place, and marks the active experts.
 ///
 /// `scores` become probabilities: the softmax over all experts if `top_k` is E or 1, else the softmax
 /// over the `top_k` experts with the highest score (ties: lowest id) and zero elsewhere. An expert's

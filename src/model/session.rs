@@ -95,7 +95,7 @@ impl<'m> Session<'m> {
         self.tokenizer
     }
 
-    /// The next token's logits, [V].
+    /// The next token's logits, `[V]`.
     pub fn logits(&mut self) -> &[f32] {
         let config = self.weights.config;
         if !self.logits_are_current {
@@ -108,7 +108,7 @@ impl<'m> Session<'m> {
         &self.logits[..config.vocabulary]
     }
 
-    /// The state of every layer and expert, [L, E, padded(H)].
+    /// The state of every layer and expert, `[L, E, padded(H)]`.
     pub fn state(&self) -> &[f32] {
         &self.state
     }

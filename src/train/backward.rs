@@ -339,7 +339,7 @@ impl Layer<'_> {
         }
     }
 
-    /// Expert `expert`'s rows [M, Hp] of a buffer [E, M, Hp].
+    /// Expert `expert`'s rows `[M, Hp]` of a buffer `[E, M, Hp]`.
     fn expert_rows<'b>(&self, all: &'b [f32], expert: usize) -> &'b [f32] {
         let length = self.geometry.rows() * padded(self.config.hidden);
         &all[expert * length..][..length]

@@ -3,7 +3,7 @@
 use super::random;
 use rand::RngExt;
 
-/// A text cut into [`Streams::batch`] contiguous streams, read side by side in chunks.
+/// A text cut into a batch of contiguous streams, read side by side in chunks.
 ///
 /// Each epoch the streams start at another random offset of the text, which wraps around; the offset is
 /// a function of the seed and the epoch, so that a position is two numbers.
@@ -36,7 +36,7 @@ impl Streams {
         self.stream_length().div_ceil(self.seq_length) as u64
     }
 
-    /// Writes chunk `chunk` of epoch `epoch` stream by stream: tokens [B, T], and the tokens after them.
+    /// Writes chunk `chunk` of epoch `epoch` stream by stream: tokens `[B, T]`, and the tokens after them.
     /// Returns T, which is smaller in an epoch's last chunk.
     pub fn read(&self, epoch: u32, chunk: u64, tokens: &mut Vec<u32>, targets: &mut Vec<u32>) -> usize {
         let mut random = random::stream(self.seed, random::Purpose::Offset, u64::from(epoch));

@@ -1,4 +1,4 @@
-//! How a chunk of [T, B] tokens is cut into tasks.
+//! How a chunk of `[T, B]` tokens is cut into tasks.
 //!
 //! The cut depends on the chunk's shape alone, never on the number of threads, and every task writes
 //! its own slice: so a result does not depend on which thread does what.

@@ -1,4 +1,4 @@
-//! The model over a chunk of [T, B] tokens: buffers, and the forward pass.
+//! The model over a chunk of `[T, B]` tokens: buffers, and the forward pass.
 //!
 //! What does not depend on the state is one matrix product a layer and expert over all steps; only the
 //! recurrent product is sequential, and it runs expert by expert, so that an expert's recurrent matrix
@@ -93,7 +93,7 @@ impl Network {
         self.geometry.batch
     }
 
-    /// The state carried to the next chunk, [L, E, B, padded(H)].
+    /// The state carried to the next chunk, `[L, E, B, padded(H)]`.
     pub fn carried_state(&mut self) -> &mut [f32] {
         &mut self.carried
     }
@@ -103,7 +103,7 @@ impl Network {
         self.carried.iter().fold(0.0, |max, h| if h.abs() > max || h.is_nan() { h.abs() } else { max })
     }
 
-    /// Puts tokens of a chunk, given stream by stream ([B, T]), into the order of the rows.
+    /// Puts tokens of a chunk, given stream by stream (`[B, T]`), into the order of the rows.
     pub fn order_rows(&self, steps: usize, streams: &[u32], rows: &mut Vec<u32>) {
         let geometry = Geometry::new(self.batch(), steps);
         rows.resize(geometry.rows(), 0);
@@ -114,7 +114,7 @@ impl Network {
         }
     }
 
-    /// Runs the layers over `tokens` (rows of up to [T, B], see [`Network::order_rows`]), from the carried
+    /// Runs the layers over `tokens` (rows of up to `[T, B]`, see [`Network::order_rows`]), from the carried
     /// state on, and leaves the head's input and the new carried state.
     pub fn forward(&mut self, weights: Weights<'_>, tokens: &[u32], dropout: Option<Dropout>) {
         let steps = tokens.len() / self.batch();

@@ -66,7 +66,7 @@ impl Trainer {
         })
     }
 
-    /// One step on a chunk: `tokens` and `targets` are [B, T], `steps` is T; the state is carried on.
+    /// One step on a chunk: `tokens` and `targets` are `[B, T]`, `steps` is T; the state is carried on.
     ///
     /// If the loss or the gradient is not finite, the weights stay as they are.
     pub fn step(

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use shoestring_kernels::{Kernels, Line, panel_lines};
 use std::ops::Range;
 
-/// Panels of the transpose of every matrix of a model: of [N, K] panels, the panels of [K, N].
+/// Panels of the transpose of every matrix of a model: of `[N, K]` panels, the panels of `[K, N]`.
 pub struct Transposed {
     lines: Vec<Line>,
     matrices: Vec<Matrix>,
@@ -75,32 +75,32 @@ impl Transposed {
         });
     }
 
-    /// Panels [H, V] of the head's transpose.
+    /// Panels `[H, V]` of the head's transpose.
     pub fn head(&self) -> &[Line] {
         self.matrix(self.head)
     }
 
-    /// Panels [D, E] of a layer's router's transpose.
+    /// Panels `[D, E]` of a layer's router's transpose.
     pub fn router(&self, layer: usize) -> &[Line] {
         self.matrix(self.layers[layer].router)
     }
 
-    /// Panels [D, H] of an expert's update matrix's transpose.
+    /// Panels `[D, H]` of an expert's update matrix's transpose.
     pub fn update_gate(&self, layer: usize, expert: usize) -> &[Line] {
         self.matrix(self.layers[layer].update + expert)
     }
 
-    /// Panels [D, H] of an expert's candidate matrix's transpose.
+    /// Panels `[D, H]` of an expert's candidate matrix's transpose.
     pub fn candidate(&self, layer: usize, expert: usize) -> &[Line] {
         self.matrix(self.layers[layer].candidate + expert)
     }
 
-    /// Panels [H, H] of an expert's recurrent matrix's transpose.
+    /// Panels `[H, H]` of an expert's recurrent matrix's transpose.
     pub fn recurrent(&self, layer: usize, expert: usize) -> &[Line] {
         self.matrix(self.layers[layer].recurrent + expert)
     }
 
-    /// Panels [D, H] of a layer's residual projection's transpose, if it has one.
+    /// Panels `[D, H]` of a layer's residual projection's transpose, if it has one.
     pub fn residual(&self, layer: usize) -> Option<&[Line]> {
         self.layers[layer].residual.map(|index| self.matrix(index))
     }
