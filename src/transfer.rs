@@ -91,7 +91,7 @@ pub struct Imported {
     pub config: ModelConfig,
     /// Its weights, laid out as [`Layout`] says.
     pub weights: Vec<Line>,
-    /// It was trained on ``[USER]`/`[BOT]`` turns.
+    /// It was trained on `[USER]`/`[BOT]` turns.
     pub dialogue: bool,
 }
 

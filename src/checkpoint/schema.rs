@@ -29,7 +29,7 @@ pub struct Record {
     pub version: String,
     /// Name of the kernels that trained it; another set may differ in the last bits.
     pub kernel: String,
-    /// The training text had ``[USER]`/`[BOT]`` turns, so the model can hold a conversation.
+    /// The training text had `[USER]`/`[BOT]` turns, so the model can hold a conversation.
     pub dialogue: bool,
     /// The settings it was trained with; absent if the model was imported.
     pub recipe: Option<Recipe>,

@@ -37,6 +37,9 @@ impl Display {
                 self.say(&validated(record, validation, *best));
                 self.say(&format!("  {}", sample.replace('\n', "\n  ")));
             }
+            Event::NotValidated { step } => self.warn(&format!(
+                "At step {step} the model's state ran away on the validation text. Training goes on."
+            )),
             Event::Saved { .. } => {}
             Event::SaveFailed { error } => {
                 self.warn(&format!("{error}. Training goes on and will try again."))

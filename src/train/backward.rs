@@ -18,7 +18,7 @@ const HEAD_PANELS: usize = 4;
 const STATE_BOUND: f32 = 10.0;
 /// Beyond it, half this times the squared excess is added to the loss, so that the state, which nothing
 /// else bounds and whose size the norm hides from the loss, doesn't run away.
-const STATE_PENALTY: f32 = 0.1;
+const STATE_PENALTY: f32 = 1.0;
 
 /// Buffers of the backward pass.
 pub struct Backward {

@@ -78,6 +78,8 @@ pub enum Event<'a> {
     Step { record: &'a Record, report: &'a StepReport, done: f64 },
     /// The model was validated; `sample` is a text it wrote.
     Validated { record: &'a Record, validation: &'a Validation, best: bool, sample: &'a str },
+    /// The loss on the validation text was not finite; training goes on.
+    NotValidated { step: u64 },
     /// A checkpoint was saved.
     Saved { path: &'a Path },
     /// A checkpoint could not be saved; training goes on and will try again.
@@ -276,12 +278,7 @@ impl Run {
         let (mut tokens, mut targets) = (Vec::new(), Vec::new()); // [B, T]
         loop {
             if self.is_complete() {
-                let validated =
-                    self.record.validations.last().is_some_and(|last| last.step == self.record.step);
-                if validated || self.validate(observe)? {
-                    break;
-                }
-                continue;
+                break;
             }
             if stop.load(Ordering::Relaxed) {
                 self.save(observe)?;
@@ -303,7 +300,10 @@ impl Run {
             let done = self.progress().done;
             self.metrics.step(&mut self.folder, &self.record, &report);
             observe(Event::Step { record: &self.record, report: &report, done });
-            self.look_after(epoch_ended, observe)?;
+            self.look_after(epoch_ended, observe);
+        }
+        if self.record.validations.last().is_none_or(|last| last.step != self.record.step) {
+            self.validate(observe);
         }
         self.save(observe)?;
         Ok(Outcome::Finished)
@@ -356,33 +356,30 @@ impl Run {
     }
 
     /// Validates and saves when it is time to.
-    fn look_after(
-        &mut self,
-        epoch_ended: bool,
-        observe: &mut dyn FnMut(Event<'_>),
-    ) -> Result<(), TrainError> {
+    fn look_after(&mut self, epoch_ended: bool, observe: &mut dyn FnMut(Event<'_>)) {
         let since = self.clock.validated.elapsed();
         let counted = matches!(self.recipe.length, RunLength::Epochs(epochs) if epochs <= 100);
         let due =
             if epoch_ended { counted || since >= VALIDATE_AT_MOST_EVERY } else { since >= VALIDATE_EVERY };
         if due && (counted && epoch_ended || since >= 10 * self.clock.validation_took) {
-            if self.validate(observe)? {
-                self.try_save(observe);
-            }
+            self.validate(observe);
+            self.try_save(observe);
         } else if self.clock.saved.elapsed() >= self.options.save_every {
             self.try_save(observe);
         }
-        Ok(())
     }
 
-    /// Validates the model; false if its loss there is not finite, and the run was rolled back.
-    fn validate(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<bool, TrainError> {
+    /// Validates the model, and saves it if it is the best so far.
+    fn validate(&mut self, observe: &mut dyn FnMut(Event<'_>)) {
         let start = Instant::now();
         let weights = self.trainer.weights();
         let evaluation = self.trainer.on_threads(|| evaluate(weights, self.kernels, &self.validation));
+        self.clock.validated = Instant::now();
+        self.clock.validation_took = start.elapsed();
         if !evaluation.nats.is_finite() {
-            self.roll_back(evaluation.nats, observe)?;
-            return Ok(false);
+            // Over a long text the state can run away, early in training, where shorter streams are fine.
+            observe(Event::NotValidated { step: self.record.step });
+            return;
         }
         let validation = evaluation.at_step(self.record.step);
         let earlier = self.record.validations.iter().map(|v| v.nats_per_token);
@@ -395,9 +392,6 @@ impl Run {
         let sample = sample_text(weights, self.tokenizer.view(), self.kernels, self.record.dialogue);
         self.metrics.validation(&mut self.folder, &self.record, &validation);
         observe(Event::Validated { record: &self.record, validation: &validation, best, sample: &sample });
-        self.clock.validated = Instant::now();
-        self.clock.validation_took = start.elapsed();
-        Ok(true)
     }
 
     fn save_best(&self, observe: &mut dyn FnMut(Event<'_>)) {

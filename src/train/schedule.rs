@@ -12,7 +12,7 @@ pub fn default_recipe() -> Recipe {
         name: "default".to_owned(),
         batch_size: 16,
         seq_length: 80,
-        lr: 3e-3,
+        lr: 5e-3,
         warmup_steps: 100,
         final_lr: 0.05,
         beta1: 0.9,
