@@ -49,7 +49,7 @@ struct TrainArgs {
     #[arg(long, short, value_name = "FILE", default_value = "tokenizer.json")]
     out: PathBuf,
     /// Threads to use; the result does not depend on it
-    #[arg(long, value_name = "N", default_value_t = default_threads(), value_parser = super::train::threads)]
+    #[arg(long, value_name = "N", default_value_t = super::cores(), value_parser = super::train::threads)]
     threads: usize,
 }
 
@@ -77,10 +77,6 @@ struct ConvertArgs {
     /// File to write
     #[arg(long, short, value_name = "FILE", default_value = "tokenizer.json")]
     out: PathBuf,
-}
-
-fn default_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 pub fn run(args: TokenizerArgs) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use super::arguments::{below_one, duration, float, minutes, positive};
 use super::progress::Display;
-use super::{CHECKPOINTS, Globals, INTERRUPTED, UsageError, chat, memory, name_paths, tell};
+use super::{CHECKPOINTS, Globals, INTERRUPTED, UsageError, chat, cores, memory, name_paths, tell};
 use crate::bundled;
 use crate::checkpoint::{Checkpoint, Recipe, RunLength};
 use crate::model::{Layout, ModelConfig};
@@ -419,7 +419,7 @@ fn size(bytes: usize) -> String {
 
 impl TrainArgs {
     fn options(&self) -> Options {
-        let threads = self.threads.unwrap_or_else(num_cpus::get_physical);
+        let threads = self.threads.unwrap_or_else(cores);
         Options { threads, keep: self.keep, save_every: self.save_every }
     }
 }
