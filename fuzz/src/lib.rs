@@ -43,6 +43,7 @@ pub fn checkpoint(resumable: bool) -> Vec<u8> {
         carried_state: vec![0.5; state],
         lr_scale: 0.5,
         divergences: 1,
+        lowest_loss: 2.5,
         text_hash: 0x0123_4567_89ab_cdef,
     };
     let training = TrainingState {
