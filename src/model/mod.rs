@@ -2,11 +2,18 @@
 //! time. See `docs/model.md` for the equations.
 
 mod config;
+mod decoder;
+mod embedding;
+mod encoding;
+mod panels;
 mod parameters;
 pub mod router;
 mod session;
 
 pub use config::{ConfigError, ModelConfig};
+pub use decoder::Decoder;
+pub use encoding::{Encoding, Kind, Role};
+pub use panels::{Activations, Panels};
 pub use parameters::{LayerLayout, Layout, Storage, Tensor};
 pub use session::Session;
 
@@ -46,7 +53,7 @@ impl Model {
 
     /// A model from an opened checkpoint, run by `kernels`.
     pub fn new(checkpoint: Checkpoint, kernels: &'static Kernels) -> Self {
-        let layout = Layout::new(&checkpoint.config());
+        let layout = Layout::of_kind(&checkpoint.config(), checkpoint.kind());
         Model { checkpoint, layout, kernels }
     }
 
@@ -96,21 +103,5 @@ impl<'a> Weights<'a> {
     /// The lines of one tensor.
     pub fn get(&self, range: &Range<usize>) -> &'a [Line] {
         &self.lines[range.clone()]
-    }
-
-    /// Copies token `token`'s embedding `[D]` into `row`, whose padding is left alone.
-    pub fn embedding(&self, token: u32, row: &mut [f32]) {
-        let lines = self.get(&self.layout.embedding);
-        let (token, width) = (token as usize, self.config.embedding);
-        if self.config.tied {
-            let panel = &lines[token / 16 * width..][..width];
-            for (value, line) in row.iter_mut().zip(panel) {
-                *value = line.0[token % 16];
-            }
-        } else {
-            let stride = width.div_ceil(16);
-            let floats = shoestring_kernels::as_floats(&lines[token * stride..][..stride]);
-            row[..width].copy_from_slice(&floats[..width]);
-        }
     }
 }
