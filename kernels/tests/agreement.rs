@@ -1,4 +1,4 @@
-//! That the instruction sets with a fused multiply-add compute the same bits: a model trains alike on all of them.
+//! That the instruction sets with a fused multiply-add compute the same bits: a model trains alike on them.
 
 use shoestring_kernels::{AdamwStep, Kernels, Line, PANEL_ROWS, as_floats, padded};
 use shoestring_kernels_conformance::available;

@@ -51,11 +51,12 @@ fn the_mask_is_the_documented_hash(kernels: &Kernels) {
 
 fn the_mask_does_not_depend_on_how_a_buffer_is_split(kernels: &Kernels) {
     let first = u64::from(u32::MAX) - 40;
-    let mut whole = vec![1.0; 100];
+    case("dropout 100");
+    let mut whole = Floats::new(&[1.0; 100], 0);
     kernels.dropout(&mut whole, 3, first, 0.5);
     for split in 0..=100 {
         case(format_args!("dropout 100 in parts of {split} and the rest"));
-        let mut parts = vec![1.0; 100];
+        let mut parts = Floats::new(&[1.0; 100], 0);
         let (head, tail) = parts.split_at_mut(split);
         kernels.dropout(head, 3, first, 0.5);
         kernels.dropout(tail, 3, first + split as u64, 0.5);
@@ -67,9 +68,9 @@ fn a_mask_keeps_its_share_and_those_of_different_keys_are_unrelated(kernels: &Ke
     let length = 1 << 16;
     let mask = |key: u64, first: u64, keep: f32| {
         case(format_args!("dropout {length}, key {key}, from {first}, keeping {keep}"));
-        let mut values = vec![1.0; length];
+        let mut values = Floats::new(&vec![1.0; length], 0);
         kernels.dropout(&mut values, key, first, keep);
-        values.into_iter().map(|value| value != 0.0).collect::<Vec<bool>>()
+        values.iter().map(|&value| value != 0.0).collect::<Vec<bool>>()
     };
     // Five standard deviations of a binomial distribution.
     let near = |count: usize, share: f64| {

@@ -1,7 +1,7 @@
 //! What every set of kernels must do, as checks that kernels from anywhere can be run through.
 //!
-//! [`check`] runs all of them on one [`Kernels`]: this crate's tests do so on those of this CPU, and the tests of
-//! kernels that were [plugged in](Kernels::plug) on those.
+//! [`check`] runs all of them on one [`Kernels`]. This crate's tests run them on those of this CPU; whoever
+//! [plugs in](Kernels::plug) others runs them on those.
 //!
 //! ```
 //! use shoestring_kernels::Kernels;
@@ -13,7 +13,9 @@
 //! ```
 //!
 //! Results are compared with float64, within the rounding errors the operation may have; buffers lie between
-//! [guards](buffers), at every alignment, with lengths around every boundary.
+//! [guards](buffers), at every alignment, with lengths around every boundary. A kernel that writes past its
+//! buffer, up to a line, is noticed; one that reads or writes further may crash the process, and
+//! AddressSanitizer then says where.
 //!
 //! # Adding a check
 //!
@@ -35,25 +37,12 @@
 //! }
 //! ```
 //!
-//! Its line in `checks!` puts it on the list and makes it a test of this crate on every set of kernels of this CPU.
-//! A function without one is dead code, which does not compile here; and an operation of the table without a
-//! check fails a test. A new file is one line in `suite!` below.
+//! Its line in `checks!` puts it on the list and makes it a test of this crate on every set of kernels of this
+//! CPU. A function without a line, or a file that is not in `SUITE` below, is dead code, which does not compile
+//! here. An operation of the table without a check fails a test, and so does one whose checks don't notice that
+//! it is wrong (`tests/plugged.rs` of the kernels).
 
 #![deny(dead_code, reason = "a check that is not listed would never run")]
-
-pub mod accuracy;
-pub mod buffers;
-pub mod compare;
-pub mod failure;
-pub mod random;
-
-use failure::{FailedCheck, Failure};
-use shoestring_kernels::Kernels;
-use std::fmt;
-use std::time::{Duration, Instant};
-
-/// Lengths around every boundary there is: a quarter, half and whole line, and several of them.
-const LENGTHS: [usize; 17] = [0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 65, 100];
 
 /// Lists a file's checks, each with the operations it is about, and makes them tests.
 macro_rules! checks {
@@ -80,15 +69,43 @@ macro_rules! checks {
     };
 }
 
-/// Declares the files of checks, and `SUITE`, the lists in them.
-macro_rules! suite {
-    ($($module:ident)+) => {
-        $(mod $module;)+
+pub mod accuracy;
+pub mod buffers;
+mod cell;
+pub mod compare;
+mod dropout;
+pub mod failure;
+mod functions;
+mod gradients;
+mod loss;
+mod optimizer;
+mod products;
+pub mod random;
+mod refusals;
+mod rows;
+mod splits;
 
-        const SUITE: &[&[Check]] = &[$($module::CHECKS),+];
-    };
-}
-suite! { products gradients cell rows functions loss optimizer dropout splits refusals }
+use failure::{FailedCheck, Failure};
+use shoestring_kernels::Kernels;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// Lengths around every boundary there is: a quarter, half and whole line, and several of them.
+const LENGTHS: [usize; 17] = [0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 65, 100];
+
+/// The files of checks, in the order in which [`check`] runs them.
+const SUITE: &[&[Check]] = &[
+    products::CHECKS,
+    gradients::CHECKS,
+    cell::CHECKS,
+    rows::CHECKS,
+    functions::CHECKS,
+    loss::CHECKS,
+    optimizer::CHECKS,
+    dropout::CHECKS,
+    splits::CHECKS,
+    refusals::CHECKS,
+];
 
 /// One property that every set of kernels must have.
 #[derive(Debug)]

@@ -168,11 +168,11 @@ fn matvec_is_gemm_of_one_row_bit_for_bit(kernels: &Kernels) {
 
 fn no_panels_and_no_rows_are_no_work(kernels: &Kernels) {
     case("gemm 2x5x0");
-    kernels.gemm(&mut [], &[0.0; 32], &[], 5, Epilogue::Store);
+    kernels.gemm(&mut Floats::unwritten(0, 0), &[0.0; 32], &[], 5, Epilogue::Store);
     case("gemm 0x5x16");
-    kernels.gemm(&mut [], &[], &[Line::default(); 5], 5, Epilogue::Store);
+    kernels.gemm(&mut Floats::unwritten(0, 0), &[], &[Line::default(); 5], 5, Epilogue::Store);
     case("matvec 5x0");
-    kernels.matvec(&mut [], &[], &[0.0; 5], 5, Epilogue::Store);
+    kernels.matvec(&mut Floats::unwritten(0, 0), &[], &[0.0; 5], 5, Epilogue::Store);
 }
 
 fn nan_and_infinity_stay_in_their_row(kernels: &Kernels) {
@@ -197,11 +197,11 @@ fn denormal_products_are_not_flushed(kernels: &Kernels) {
     let weights = [Line([1e-20; PANEL_ROWS])];
     let mut a = [0.0; PANEL_ROWS];
     a[0] = 1e-20;
-    let (mut gemm, mut matvec) = ([0.0; PANEL_ROWS], [0.0; PANEL_ROWS]);
+    let [mut gemm, mut matvec] = [(); 2].map(|()| Floats::unwritten(PANEL_ROWS, 0));
     case("gemm 1x1x16 of denormal results");
     kernels.gemm(&mut gemm, &a, &weights, 1, Epilogue::Store);
-    assert!(gemm.iter().all(|value| (0.9e-40..1.1e-40).contains(value)), "{gemm:?}");
+    assert!(gemm.iter().all(|value| (0.9e-40..1.1e-40).contains(value)), "{:?}", &gemm[..]);
     case("matvec 1x16 of denormal results");
     kernels.matvec(&mut matvec, &weights, &a[..1], 1, Epilogue::Store);
-    assert!(matvec.iter().all(|value| (0.9e-40..1.1e-40).contains(value)), "{matvec:?}");
+    assert!(matvec.iter().all(|value| (0.9e-40..1.1e-40).contains(value)), "{:?}", &matvec[..]);
 }

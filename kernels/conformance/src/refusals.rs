@@ -83,7 +83,14 @@ fn of_the_cell(kernels: &Kernels) {
     let recurrent = [LINE; 5];
     let forward = |h: usize, a: usize, z: usize, lines: usize| {
         move || {
-            kernels.cell_forward(&mut vec![0.0; h], &mut vec![0.0; a], &vec![0.0; z], &recurrent[..lines], 2, 5);
+            kernels.cell_forward(
+                &mut vec![0.0; h],
+                &mut vec![0.0; a],
+                &vec![0.0; z],
+                &recurrent[..lines],
+                2,
+                5,
+            );
         }
     };
     refused("cell_forward: `h` must have length 96, got 64", forward(64, 64, 64, 5));
@@ -103,8 +110,12 @@ fn of_the_cell(kernels: &Kernels) {
     refused("cell_backward: `dh` must have length 32, got 31", backward(31, 64, 4));
     refused("cell_backward: `dy` must have length 64, got 63", backward(32, 63, 4));
     refused("cell_backward: `gate` must have length 4, got 5", backward(32, 64, 5));
-    refused("cell_step: `z` must have length 3, got 2", || kernels.cell_step(&mut [0.0; 3], &[0.0; 2], &[0.0; 3]));
-    refused("cell_step: `a` must have length 3, got 4", || kernels.cell_step(&mut [0.0; 3], &[0.0; 3], &[0.0; 4]));
+    refused("cell_step: `z` must have length 3, got 2", || {
+        kernels.cell_step(&mut [0.0; 3], &[0.0; 2], &[0.0; 3])
+    });
+    refused("cell_step: `a` must have length 3, got 4", || {
+        kernels.cell_step(&mut [0.0; 3], &[0.0; 3], &[0.0; 4])
+    });
 }
 
 fn of_rows(kernels: &Kernels) {

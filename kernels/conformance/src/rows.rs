@@ -1,7 +1,7 @@
 //! Weighted sums and dot products of rows, and RMS normalisation.
 
 use crate::buffers::{Floats, Lines};
-use crate::compare::{Expected, assert_close, reduction_bound};
+use crate::compare::{Expected, assert_close, assert_same, reduction_bound};
 use crate::failure::case;
 use crate::random::Random;
 use shoestring_kernels::{Kernels, padded};
@@ -102,9 +102,9 @@ fn padding_is_not_part_of_the_mean(kernels: &Kernels) {
     let mut y = [1.0; 16];
     y[3..].fill(100.0);
     case("rms_norm 1x3");
-    let (mut out, mut inverse) = ([0.0; 16], [0.0]);
+    let (mut out, mut inverse) = (Floats::unwritten(16, 0), Floats::unwritten(1, 0));
     kernels.rms_norm(&mut out, &mut inverse, &y, &Lines::row(&[1.0; 3]), 3, 0.0);
-    assert_eq!(inverse, [1.0]);
+    assert_same("inverse_rms", &inverse, &[1.0]);
 }
 
 fn gradients_of_the_norm_are_the_slopes_of_its_output(kernels: &Kernels) {
@@ -140,7 +140,7 @@ fn gradients_of_the_norm_are_the_slopes_of_its_output(kernels: &Kernels) {
         let expected: Vec<_> = (0..y.len()).map(slope).collect();
         let expected_gain: Vec<_> = (0..width).map(gain_slope).collect();
         case(format_args!("rms_norm 3x{width}"));
-        let (mut out, mut inverse) = (vec![0.0; y.len()], [0.0; 3]);
+        let (mut out, mut inverse) = (Floats::unwritten(y.len(), 0), Floats::unwritten(3, 0));
         kernels.rms_norm(&mut out, &mut inverse, &y, &Lines::row(&gain), width, EPS);
         case(format_args!("rms_norm_backward 3x{width}"));
         let (mut gradient, mut dgain) = (Floats::new(&dout, 1), Lines::row(&vec![1.0; width]));
