@@ -1,10 +1,10 @@
 //! Matrix products and their gradients.
 
-use crate::buffers::{Floats, Lines};
-use crate::compare::{Expected, reduction_bound};
 use crate::{Case, compare_all, compare_exactly, compare_sums, sums};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use shoestring_kernels::{Epilogue, Kernels, Line, PANEL_ROWS, padded, panel_lines};
+use shoestring_kernels_conformance::buffers::{Floats, Lines};
+use shoestring_kernels_conformance::compare::{Expected, reduction_bound};
 
 #[derive(Arbitrary, Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
