@@ -7,6 +7,7 @@ mod generate;
 mod inspect;
 mod memory;
 mod progress;
+mod quantize;
 mod tokenizer;
 mod train;
 mod transfer;
@@ -54,6 +55,8 @@ enum Command {
     Generate(generate::GenerateArgs),
     /// Measure a model's loss on a text
     Eval(eval::EvalArgs),
+    /// Store a model in fewer bits, and measure what that costs
+    Quantize(quantize::QuantizeArgs),
     /// Show what a checkpoint holds
     Inspect(inspect::InspectArgs),
     /// Train and use tokenizers
@@ -127,6 +130,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Chat(args) => chat::run(&args, globals),
         Command::Generate(args) => generate::run(&args, globals),
         Command::Eval(args) => eval::run(&args, globals),
+        Command::Quantize(args) => quantize::run(&args, globals),
         Command::Inspect(args) => inspect::run(&args),
         Command::Tokenizer(args) => tokenizer::run(args).map(|()| ExitCode::SUCCESS),
         Command::Export(args) => transfer::export(&args, globals),

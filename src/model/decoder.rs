@@ -4,7 +4,6 @@
 //! product for all of them, so a weight is read once for many tokens. Only the recurrent product takes them one
 //! by one. A single token, as when text is generated, is the same with one row.
 
-use super::encoding::Encoding;
 use super::panels::{Activations, Panels};
 use super::{LayerLayout, Weights, router::route};
 use shoestring_kernels::quantized::{Quantized, QuantizedRows};
@@ -12,7 +11,7 @@ use shoestring_kernels::{Epilogue, Kernels, Line, PANEL_ROWS, padded};
 use std::ops::Range;
 
 /// Tokens that go through a layer together.
-const CHUNK: usize = 32;
+pub const CHUNK: usize = 32;
 
 /// A model and the buffers to run it.
 #[derive(Clone)]
@@ -79,7 +78,7 @@ impl<'m> Decoder<'m> {
                 .map(|(i, l)| LayerPanels::new(weights, l, weights.config.input_width(i)))
                 .collect(),
             head: weights.panels(&layout.head),
-            integer: matches!(layout.tensor_at(&layout.head).encoding, Encoding::Q8 | Encoding::Q4),
+            integer: layout.kind.is_integer(),
             weights,
             rows: Vec::new(),
             scores: Vec::new(),
@@ -109,8 +108,8 @@ impl<'m> Decoder<'m> {
         self.kernels
     }
 
-    /// Reads `tokens`, moving `state` `[L, E, Hp]` on. `each` is given the outputs of the last layer for every few
-    /// tokens, in order: `[T, Hp]`.
+    /// Reads `tokens`, moving `state` `[L, E, Hp]` on. `each` is called after every few tokens with their range, in
+    /// order, and finds their outputs in the decoder.
     ///
     /// # Panics
     /// If a token is not below the vocabulary's size, or the state has another length.
@@ -128,6 +127,15 @@ impl<'m> Decoder<'m> {
             each(self, first..first + tokens.len());
             first += tokens.len();
         }
+    }
+
+    /// The logits after each of the tokens last read together, `[T, Vp]`.
+    pub fn all_logits(&mut self, logits: &mut [f32]) {
+        let outputs = &self.rows[..self.sum.len()];
+        let bias = Epilogue::Bias(self.weights.get(&self.weights.layout.head_bias));
+        let hidden = self.weights.config.hidden;
+        let x = activations(self.integer, &mut self.inputs, self.kernels, outputs, hidden);
+        self.head.multiply(self.kernels, logits, x, bias);
     }
 
     /// The outputs of the last layer for the tokens last read together, `[T, Hp]`.

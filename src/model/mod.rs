@@ -11,7 +11,7 @@ pub mod router;
 mod session;
 
 pub use config::{ConfigError, ModelConfig};
-pub use decoder::Decoder;
+pub use decoder::{CHUNK, Decoder};
 pub use encoding::{Encoding, Kind, Role};
 pub use panels::{Activations, Panels};
 pub use parameters::{LayerLayout, Layout, Storage, Tensor};
