@@ -1,6 +1,8 @@
 //! Buffers that notice what must not happen to them.
 
-use shoestring_kernels::{Line, PANEL_ROWS, as_floats, as_floats_mut, pack_panels, panel_lines};
+use shoestring_kernels::{
+    Line, PANEL_ROWS, as_floats, as_floats_mut, pack_panels, panel_lines, unpack_panels,
+};
 use std::ops::{Deref, DerefMut};
 
 /// Surrounds every buffer: reading it spoils a result, and a write to it is noticed.
@@ -29,6 +31,22 @@ impl Floats {
     pub fn unwritten(length: usize, misalignment: usize) -> Self {
         Self::new(&vec![f32::from_bits(GUARD); length], misalignment)
     }
+
+    /// The values, once the guards have been checked.
+    ///
+    /// What a function returns leaks if dropping one of its variables panics (rust-lang/rust#47949), so it should
+    /// return this and not a copy of a buffer that is still to be dropped.
+    #[must_use]
+    pub fn into_vec(self) -> Vec<f32> {
+        self.check_guards();
+        self.to_vec()
+    }
+
+    fn check_guards(&self) {
+        let all = as_floats(&self.storage);
+        assert_guard(&all[..self.start], "before");
+        assert_guard(&all[self.start + self.length..], "after");
+    }
 }
 
 impl Deref for Floats {
@@ -48,9 +66,7 @@ impl DerefMut for Floats {
 impl Drop for Floats {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            let all = as_floats(&self.storage);
-            assert_guard(&all[..self.start], "before");
-            assert_guard(&all[self.start + self.length..], "after");
+            self.check_guards();
         }
     }
 }
@@ -85,6 +101,21 @@ impl Lines {
     pub fn floats(&self) -> &[f32] {
         as_floats(self)
     }
+
+    /// The row-major [rows, columns] matrix whose panels these are, once the guards have been checked (see
+    /// [`Floats::into_vec`]).
+    #[must_use]
+    pub fn into_row_major(self, rows: usize, columns: usize) -> Vec<f32> {
+        self.check_guards();
+        let mut row_major = vec![f32::NAN; rows * columns];
+        unpack_panels(&mut row_major, &self, rows, columns);
+        row_major
+    }
+
+    fn check_guards(&self) {
+        assert_guard(&self.0[0].0, "before");
+        assert_guard(&self.0[self.0.len() - 1].0, "after");
+    }
 }
 
 impl Deref for Lines {
@@ -105,8 +136,7 @@ impl DerefMut for Lines {
 impl Drop for Lines {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            assert_guard(&self.0[0].0, "before");
-            assert_guard(&self.0[self.0.len() - 1].0, "after");
+            self.check_guards();
         }
     }
 }

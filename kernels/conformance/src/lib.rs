@@ -205,6 +205,10 @@ pub fn available() -> &'static [&'static Kernels] {
     Kernels::available()
 }
 
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/kernels.md")]
+mod documentation {}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -91,7 +91,7 @@ impl Case {
         let a = Floats::new(&self.a, misalignment);
         let mut out = self.out_buffer(kind, misalignment);
         kernels.gemm(&mut out, &a, &weights, self.inputs, epilogue(kind, &bias));
-        out.to_vec()
+        out.into_vec()
     }
 
     fn matvec(&self, kernels: &Kernels, kind: Kind, misalignment: usize) -> Vec<f32> {
@@ -101,7 +101,7 @@ impl Case {
         let x = Floats::new(&self.a[..self.inputs], misalignment); // no padding: it need not be there
         let mut out = self.out_buffer(kind, misalignment);
         kernels.matvec(&mut out, &weights, &x, self.inputs, epilogue(kind, &bias));
-        out.to_vec()
+        out.into_vec()
     }
 
     fn panels(&self) -> Lines {
