@@ -87,7 +87,7 @@ impl Kernels {
 
     /// Kernels from outside this crate.
     ///
-    /// `Table { matvec: mine, ..Table::SCALAR }` replaces one operation and keeps the portable rest.
+    /// `Table { exp: mine, ..Table::SCALAR }` replaces one operation and keeps the portable rest.
     ///
     /// # Safety
     ///
