@@ -8,7 +8,7 @@ use shoestring_kernels_conformance::random::Random;
 
 #[test]
 fn the_fused_instruction_sets_agree_bit_for_bit() {
-    let fused = ["avx512", "avx2", "neon"];
+    let fused = ["avx512-vnni", "avx512", "avx2-vnni", "avx2", "neon-dotprod", "neon"];
     let mut fused = available().iter().filter(|kernels| fused.contains(&kernels.name()));
     let Some(first) = fused.next() else { return };
     let expected = everything(first);

@@ -48,8 +48,8 @@ fn the_entry_point_names_kernels_check_operation_and_shape() {
             "rows::rows_are_multiplied_and_summed: dot_rows 1x16: out[0]: got ",
         ),
         (
-            ("matvec", "gives NaN"),
-            "products::matvec_is_gemm_of_one_row_bit_for_bit: matvec Store 1x1: out[0]: got NaN, expected ",
+            ("gemm", "gives NaN"),
+            "products::one_row_is_the_rows_of_many_bit_for_bit: gemm Store 1x1x1: out[0]: got NaN, expected ",
         ),
         (
             ("cell_forward", "gives a wrong zero"),
@@ -135,7 +135,6 @@ fn wrong_kernels() -> Vec<(&'static str, Kernels)> {
     }
     wrong! {
         gemm(out: &mut [f32], a: &[f32], weights: &[Line], depth: usize, epilogue: Epilogue<'_>), out;
-        matvec(out: &mut [f32], weights: &[Line], x: &[f32], depth: usize, epilogue: Epilogue<'_>), out;
         weight_gradient(
             gradient: &mut [Line], first_panel: usize, dy: &[f32], dy_stride: usize, x: &[f32], depth: usize
         ), as_floats_mut(gradient);

@@ -22,7 +22,6 @@ use shoestring_kernels_conformance::random::Random;
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Operation {
     Gemm(products::Kind),
-    Matvec(products::Kind),
     WeightGradient { first_panel: u8, extra_columns: u8 },
     BiasGradient,
     TransposePanels,
@@ -86,7 +85,6 @@ fuzz_target!(|input: Input| match input {
 fn run(operation: Operation, case: Case) {
     match operation {
         Operation::Gemm(kind) => products::gemm(case, kind),
-        Operation::Matvec(kind) => products::matvec(case, kind),
         Operation::WeightGradient { first_panel, extra_columns } => {
             products::weight_gradient(case, usize::from(first_panel % 4), usize::from(extra_columns % 20))
         }

@@ -22,14 +22,6 @@ pub fn gemm(mut case: Case, kind: Kind) {
     });
 }
 
-pub fn matvec(mut case: Case, kind: Kind) {
-    let x = case.floats(case.inputs); // [K]: the padding need not be there
-    let inputs = case.inputs;
-    product("matvec", case, kind, 1, x, |kernels, out, weights, x, epilogue| {
-        kernels.matvec(out, weights, x, inputs, epilogue);
-    });
-}
-
 /// What both products have in common; `multiply` is the one to check.
 fn product(
     operation: &str,

@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn every_operation_of_the_table_has_a_check() {
-        let table = format!("{:?}", Table::SCALAR); // Table { gemm: 0x5555, matvec: 0x5556 }
+        let table = format!("{:?}", Table::SCALAR); // Table { gemm: 0x5555, exp: 0x5556 }
         let fields = table.trim_start_matches("Table {").split(',');
         let operations: Vec<_> = fields.map(|field| field.split(':').next().unwrap().trim()).collect();
         assert!(operations.contains(&"gemm") && operations.len() >= 21, "{operations:?}");

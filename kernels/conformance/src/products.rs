@@ -10,10 +10,10 @@ checks! {
     gemm_of_every_tile_and_epilogue: gemm;
     gemm_of_the_shapes_of_training: gemm;
     gemm_of_any_shape: gemm;
-    matvec_is_gemm_of_one_row_bit_for_bit: matvec, gemm;
-    no_panels_and_no_rows_are_no_work: gemm, matvec;
+    one_row_is_the_rows_of_many_bit_for_bit: gemm;
+    no_panels_and_no_rows_are_no_work: gemm;
     nan_and_infinity_stay_in_their_row: gemm;
-    denormal_products_are_not_flushed: gemm, matvec;
+    denormal_products_are_not_flushed: gemm;
 }
 
 /// Rows of activations: around every tile height, alone and after whole tiles.
@@ -94,14 +94,18 @@ impl Case {
         out.into_vec()
     }
 
-    fn matvec(&self, kernels: &Kernels, kind: Kind, misalignment: usize) -> Vec<f32> {
-        assert_eq!(self.rows, 1);
-        case(format_args!("matvec {kind:?} {}x{}", self.inputs, self.outputs));
-        let (weights, bias) = (self.panels(), Lines::row(&self.bias));
-        let x = Floats::new(&self.a[..self.inputs], misalignment); // no padding: it need not be there
-        let mut out = self.out_buffer(kind, misalignment);
-        kernels.matvec(&mut out, &weights, &x, self.inputs, epilogue(kind, &bias));
-        out.into_vec()
+    /// The same product of row `row` alone.
+    fn row(&self, row: usize) -> Self {
+        let of = |values: &[f32], width: usize| values[row * padded(width)..][..padded(width)].to_vec();
+        Self {
+            rows: 1,
+            inputs: self.inputs,
+            outputs: self.outputs,
+            a: of(&self.a, self.inputs),
+            weights: self.weights.clone(),
+            bias: self.bias.clone(),
+            out: of(&self.out, self.outputs),
+        }
     }
 
     fn panels(&self) -> Lines {
@@ -151,16 +155,19 @@ fn gemm_of_any_shape(kernels: &Kernels) {
     });
 }
 
-fn matvec_is_gemm_of_one_row_bit_for_bit(kernels: &Kernels) {
+fn one_row_is_the_rows_of_many_bit_for_bit(kernels: &Kernels) {
     let mut random = Random(3);
     for outputs in OUTPUTS {
         for inputs in INPUTS {
             for kind in KINDS {
-                let case = Case::random(&mut random, 1, inputs, outputs);
-                let gemm = case.gemm(kernels, kind, 0);
-                let got = case.matvec(kernels, kind, 1);
-                assert_close("out", &got, &case.expected(kind));
-                assert_same("out, as gemm's", &got, &gemm);
+                let case = Case::random(&mut random, 3, inputs, outputs);
+                let together = case.gemm(kernels, kind, 0);
+                for (m, together) in together.chunks_exact(padded(outputs)).enumerate() {
+                    let row = case.row(m);
+                    let alone = row.gemm(kernels, kind, 1);
+                    assert_close("out", &alone, &row.expected(kind));
+                    assert_same(&format!("out, as row {m} of 3"), &alone, together);
+                }
             }
         }
     }
@@ -171,8 +178,8 @@ fn no_panels_and_no_rows_are_no_work(kernels: &Kernels) {
     kernels.gemm(&mut Floats::unwritten(0, 0), &[0.0; 32], &[], 5, Epilogue::Store);
     case("gemm 0x5x16");
     kernels.gemm(&mut Floats::unwritten(0, 0), &[], &[Line::default(); 5], 5, Epilogue::Store);
-    case("matvec 5x0");
-    kernels.matvec(&mut Floats::unwritten(0, 0), &[], &[0.0; 5], 5, Epilogue::Store);
+    case("gemm 1x5x0");
+    kernels.gemm(&mut Floats::unwritten(0, 0), &[0.0; 16], &[], 5, Epilogue::Store);
 }
 
 fn nan_and_infinity_stay_in_their_row(kernels: &Kernels) {
@@ -195,13 +202,12 @@ fn nan_and_infinity_stay_in_their_row(kernels: &Kernels) {
 
 fn denormal_products_are_not_flushed(kernels: &Kernels) {
     let weights = [Line([1e-20; PANEL_ROWS])];
-    let mut a = [0.0; PANEL_ROWS];
-    a[0] = 1e-20;
-    let [mut gemm, mut matvec] = [(); 2].map(|()| Floats::unwritten(PANEL_ROWS, 0));
-    case("gemm 1x1x16 of denormal results");
-    kernels.gemm(&mut gemm, &a, &weights, 1, Epilogue::Store);
-    assert!(gemm.iter().all(|value| (0.9e-40..1.1e-40).contains(value)), "{:?}", &gemm[..]);
-    case("matvec 1x16 of denormal results");
-    kernels.matvec(&mut matvec, &weights, &a[..1], 1, Epilogue::Store);
-    assert!(matvec.iter().all(|value| (0.9e-40..1.1e-40).contains(value)), "{:?}", &matvec[..]);
+    for rows in [1, 2] {
+        let mut a = vec![0.0; rows * PANEL_ROWS];
+        a.iter_mut().step_by(PANEL_ROWS).for_each(|a| *a = 1e-20);
+        case(format_args!("gemm {rows}x1x16 of denormal results"));
+        let mut out = Floats::unwritten(rows * PANEL_ROWS, 0);
+        kernels.gemm(&mut out, &a, &weights, 1, Epilogue::Store);
+        assert!(out.iter().all(|value| (0.9e-40..1.1e-40).contains(value)), "{:?}", &out[..]);
+    }
 }

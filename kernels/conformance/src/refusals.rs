@@ -4,7 +4,7 @@ use crate::failure::panic_message;
 use shoestring_kernels::{AdamwStep, Epilogue, Kernels, Line, PANEL_ROWS};
 
 checks! {
-    of_products: gemm, matvec, transpose_panels;
+    of_products: gemm, transpose_panels;
     of_gradients: weight_gradient, bias_gradient;
     of_the_cell: cell_forward, cell_backward, cell_step;
     of_rows: add_scaled_rows, dot_rows, rms_norm, rms_norm_backward;
@@ -39,14 +39,8 @@ fn of_products(kernels: &Kernels) {
     refused("gemm: `depth` must be at least 1, got 0", || {
         kernels.gemm(&mut [], &a, &[], 0, Epilogue::Store);
     });
-    refused("matvec: `x` must be at least 3, got 2", || {
-        kernels.matvec(&mut [0.0; 32], &w, &[0.0; 2], 3, Epilogue::Store);
-    });
-    refused("matvec: `out` must have length 32, got 16", || {
-        kernels.matvec(&mut [0.0; 16], &w, &[0.0; 3], 3, Epilogue::Store);
-    });
-    refused("matvec: `bias` must have length 2, got 3", || {
-        kernels.matvec(&mut [0.0; 32], &w, &[0.0; 3], 3, Epilogue::BiasSigmoid(&[LINE; 3]));
+    refused("gemm: `bias` must have length 2, got 3", || {
+        kernels.gemm(&mut [0.0; 32], &a[..16], &w, 3, Epilogue::BiasSigmoid(&[LINE; 3]));
     });
     refused("transpose_panels: `out` must have length 51, got 50", || {
         kernels.transpose_panels(&mut [LINE; 50], &[LINE; 2 * 33], 17, 33);

@@ -9,7 +9,7 @@ pub static KERNELS: Kernels = unsafe {
     Kernels::plug(
         "columns",
         "an example: products column by column, e^x by Taylor's series in f64",
-        Table { gemm, matvec, exp, ..Table::SCALAR },
+        Table { gemm, exp, ..Table::SCALAR },
     )
 };
 
@@ -20,15 +20,15 @@ fn gemm(out: &mut [f32], a: &[f32], weights: &[Line], depth: usize, epilogue: Ep
         return;
     }
     for (out, a) in out.chunks_exact_mut(columns).zip(a.chunks_exact(padded(depth))) {
-        matvec(out, weights, a, depth, epilogue);
+        row(out, a, weights, depth, epilogue);
     }
 }
 
-/// `out[Np] = W · x`, then the epilogue: all outputs take up one input before the next.
+/// One row, `out[Np] = W · x`, then the epilogue: all outputs take up one input before the next.
 ///
 /// The crate's own kernels go through all inputs for a few outputs, so that the sums stay in registers. Either way
 /// an output is one sum in the order of k, which is what makes it independent of how the work is split.
-fn matvec(out: &mut [f32], weights: &[Line], x: &[f32], depth: usize, epilogue: Epilogue<'_>) {
+fn row(out: &mut [f32], x: &[f32], weights: &[Line], depth: usize, epilogue: Epilogue<'_>) {
     match epilogue {
         Epilogue::Store => out.fill(0.0),
         Epilogue::Accumulate => {}
