@@ -31,6 +31,7 @@ mod isa;
 mod kernels;
 mod line;
 mod operations;
+mod probe;
 mod simd;
 mod table;
 

@@ -9,6 +9,7 @@ mod gemm;
 mod loss;
 mod math;
 mod optimizer;
+mod probe;
 mod product;
 mod rows;
 
@@ -17,4 +18,5 @@ pub(crate) use gemm::{bias_gradient, gemm, matvec, transpose_panels, weight_grad
 pub(crate) use loss::{cross_entropy, softmax};
 pub(crate) use math::{exp, gelu, gelu_derivative, sigmoid};
 pub(crate) use optimizer::{adamw, dropout, sum_of_squares};
+pub(crate) use probe::{probe_multiply_adds, probe_reads};
 pub(crate) use rows::{add_scaled_rows, dot_rows, rms_norm, rms_norm_backward};

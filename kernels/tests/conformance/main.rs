@@ -9,6 +9,7 @@ mod compare;
 mod loss;
 mod math;
 mod optimizer;
+mod probe;
 mod products;
 mod rows;
 mod selection;
