@@ -1,5 +1,7 @@
 //! Probes: nothing a model needs, only what the CPU can do at best, to compare the operations with.
 
+#![allow(clippy::needless_range_loop, reason = "bounds that are constants, so that the sums are registers")]
+
 use crate::line::{Line, PANEL_ROWS};
 use crate::simd::{Lanes, Simd};
 use std::hint::black_box;
