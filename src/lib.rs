@@ -6,6 +6,7 @@
 //! [`tokenizer`], [`checkpoint`], [`sample`], [`generate`], [`chat`]. All arithmetic is done by the
 //! kernels of the crate `shoestring-kernels`.
 
+pub mod bench;
 pub mod bundled;
 pub mod chat;
 pub mod checkpoint;

@@ -79,6 +79,7 @@ mod functions;
 mod gradients;
 mod loss;
 mod optimizer;
+mod probe;
 mod products;
 pub mod random;
 mod refusals;
@@ -103,6 +104,7 @@ const SUITE: &[&[Check]] = &[
     loss::CHECKS,
     optimizer::CHECKS,
     dropout::CHECKS,
+    probe::CHECKS,
     splits::CHECKS,
     refusals::CHECKS,
 ];
