@@ -6,6 +6,7 @@
 //! [`tokenizer`], [`checkpoint`], [`sample`], [`generate`], [`chat`]. All arithmetic is done by the
 //! kernels of the crate `shoestring-kernels`.
 
+pub mod bench;
 pub mod bundled;
 pub mod chat;
 pub mod checkpoint;
@@ -14,6 +15,7 @@ pub mod cli;
 pub mod evaluate;
 pub mod generate;
 pub mod model;
+pub mod quantize;
 pub mod reference;
 pub mod sample;
 pub mod text;

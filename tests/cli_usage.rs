@@ -185,7 +185,7 @@ fn help_and_version_are_on_stdout_and_mistakes_are_not() {
     let version = workspace.run(&["--version"]).success().stdout;
     assert!(version.starts_with(&format!("shoestring {}", env!("CARGO_PKG_VERSION"))), "{version}");
     let subcommands =
-        ["train", "chat", "generate", "eval", "inspect", "export", "import"].map(|name| vec![name]);
+        ["train", "chat", "generate", "eval", "inspect", "export", "import", "bench"].map(|name| vec![name]);
     for subcommand in subcommands.into_iter().chain([vec!["tokenizer", "train"], vec!["tokenizer", "encode"]])
     {
         let help = workspace.run(&[&subcommand[..], &["--help"]].concat()).success();

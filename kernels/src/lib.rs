@@ -35,6 +35,7 @@ mod isa;
 mod kernels;
 mod line;
 mod operations;
+mod probe;
 pub mod quantized;
 mod simd;
 mod table;

@@ -99,6 +99,8 @@ macro_rules! operations {
             ) -> ();
             sum_of_squares(values: &[f32]) -> f64;
             dropout(values: &mut [f32], key: u64, first: u64, keep: f32) -> ();
+            probe_multiply_adds(steps: usize) -> f64;
+            probe_reads(lines: &[Line]) -> f64;
         }
     };
 }

@@ -185,9 +185,22 @@ fn wrong_kernels() -> Vec<(&'static str, Kernels)> {
         ), as_floats_mut(second_moment);
         dropout(values: &mut [f32], key: u64, first: u64, keep: f32), values;
     }
-    unsafe fn sum_of_squares<const FAULT: usize>(values: &[f32]) -> f64 {
-        // SAFETY: any slice will do.
-        spoiled::<FAULT>(unsafe { (Table::SCALAR.sum_of_squares)(values) })
+    /// `wrong_result! { operation(arguments); }`, of what has a result and no output.
+    macro_rules! wrong_result {
+        ($($operation:ident($($argument:ident: $type:ty),*);)*) => {$({
+            unsafe fn $operation<const FAULT: usize>($($argument: $type),*) -> f64 {
+                // SAFETY: called with what `SCALAR` may be called with.
+                spoiled::<FAULT>(unsafe { (Table::SCALAR.$operation)($($argument),*) })
+            }
+            add(stringify!($operation), 1, Table { $operation: $operation::<1>, ..Table::SCALAR });
+            add(stringify!($operation), 2, Table { $operation: $operation::<2>, ..Table::SCALAR });
+            add(stringify!($operation), 3, Table { $operation: $operation::<3>, ..Table::SCALAR });
+        })*};
+    }
+    wrong_result! {
+        sum_of_squares(values: &[f32]);
+        probe_multiply_adds(steps: usize);
+        probe_reads(lines: &[Line]);
     }
     /// Writes past the codes or the sums, or changes the last of them, as `CHANGE` says.
     unsafe fn quantize_rows<const CHANGE: usize>(
@@ -252,8 +265,5 @@ fn wrong_kernels() -> Vec<(&'static str, Kernels)> {
         ), out;
         softmax(values: &mut [f32]), values;
     }
-    add("sum_of_squares", 1, Table { sum_of_squares: sum_of_squares::<1>, ..Table::SCALAR });
-    add("sum_of_squares", 2, Table { sum_of_squares: sum_of_squares::<2>, ..Table::SCALAR });
-    add("sum_of_squares", 3, Table { sum_of_squares: sum_of_squares::<3>, ..Table::SCALAR });
     all
 }

@@ -16,7 +16,7 @@ const FORMAT_VERSION: u32 = 1;
 pub struct Header {
     pub kind: Kind,
     pub archive_length: usize,
-    checksum: u64,
+    pub checksum: u64,
 }
 
 impl Header {

@@ -178,6 +178,11 @@ impl Checkpoint {
         self.header.kind
     }
 
+    /// XXH3 of the file, which tells it from any other.
+    pub fn checksum(&self) -> u64 {
+        self.header.checksum
+    }
+
     /// Size of the file in bytes.
     pub fn file_length(&self) -> usize {
         HEADER_LENGTH + self.header.archive_length

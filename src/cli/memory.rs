@@ -44,7 +44,7 @@ fn training_bytes(config: &ModelConfig, batch_size: usize, seq_length: usize) ->
 
 /// Bytes this process can still get; none where the system does not say.
 #[cfg(target_os = "linux")]
-fn available() -> Option<u64> {
+pub fn available() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| unused(&text));
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let limit = |file: PathBuf| fs::read_to_string(file).ok()?.trim().parse().ok();
@@ -52,7 +52,7 @@ fn available() -> Option<u64> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn available() -> Option<u64> {
+pub fn available() -> Option<u64> {
     None
 }
 
@@ -85,7 +85,7 @@ fn limit_files(groups: &str) -> Vec<PathBuf> {
     groups.lines().filter_map(files).flatten().collect()
 }
 
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     let gigabytes = bytes as f64 / 1e9;
     if gigabytes < 1.0 { format!("{:.0} MB", bytes as f64 / 1e6) } else { format!("{gigabytes:.1} GB") }
 }

@@ -1,12 +1,14 @@
 //! The command line: one file a subcommand, its flags and its flow.
 
 mod arguments;
+mod bench;
 mod chat;
 mod eval;
 mod generate;
 mod inspect;
 mod memory;
 mod progress;
+mod quantize;
 mod tokenizer;
 mod train;
 mod transfer;
@@ -15,6 +17,7 @@ use crate::checkpoint::Checkpoint;
 use crate::model::Model;
 use crate::{bundled, train::newest_checkpoint};
 use anyhow::{Context, Result};
+use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use shoestring_kernels::Kernels;
 use std::io;
@@ -54,6 +57,8 @@ enum Command {
     Generate(generate::GenerateArgs),
     /// Measure a model's loss on a text
     Eval(eval::EvalArgs),
+    /// Store a model in fewer bits, and measure what that costs
+    Quantize(quantize::QuantizeArgs),
     /// Show what a checkpoint holds
     Inspect(inspect::InspectArgs),
     /// Train and use tokenizers
@@ -62,13 +67,34 @@ enum Command {
     Export(transfer::ExportArgs),
     /// Make a checkpoint from safetensors and tokenizer.json
     Import(transfer::ImportArgs),
+    /// Measure what this machine can do and what the kernels make of it
+    Bench(bench::BenchArgs),
 }
 
 /// What every subcommand may need.
 #[derive(Clone, Copy)]
 struct Globals {
     kernels: &'static Kernels,
+    kernel_source: KernelSource,
     quiet: bool,
+}
+
+/// Who chose the kernels.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum KernelSource {
+    Best,
+    Flag,
+    Variable,
+}
+
+impl KernelSource {
+    fn name(self) -> &'static str {
+        match self {
+            KernelSource::Best => "best",
+            KernelSource::Flag => "--kernel",
+            KernelSource::Variable => "SHOESTRING_KERNEL",
+        }
+    }
 }
 
 /// A wrong use of flags that only shows once files have been read; exits with code 2.
@@ -82,9 +108,9 @@ fn version() -> &'static str {
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
-    let arguments =
-        Arguments::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
-    match run(arguments) {
+    let matches = command().get_matches();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match run(arguments, matches.value_source("kernel")) {
         Ok(code) => code,
         // Whoever read our output has read enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -116,21 +142,27 @@ macro_rules! tell {
 }
 use tell;
 
-fn run(arguments: Arguments) -> Result<ExitCode> {
-    let kernels = match arguments.kernel.as_deref() {
-        None | Some("") => Kernels::best(),
-        Some(name) => Kernels::select(name).map_err(|error| UsageError(error.to_string()))?,
+fn run(arguments: Arguments, kernel_value: Option<ValueSource>) -> Result<ExitCode> {
+    let (kernels, kernel_source) = match arguments.kernel.as_deref() {
+        None | Some("") => (Kernels::best(), KernelSource::Best),
+        Some(name) => {
+            let kernels = Kernels::select(name).map_err(|error| UsageError(error.to_string()))?;
+            let by_variable = kernel_value == Some(ValueSource::EnvVariable);
+            (kernels, if by_variable { KernelSource::Variable } else { KernelSource::Flag })
+        }
     };
-    let globals = Globals { kernels, quiet: arguments.quiet };
+    let globals = Globals { kernels, kernel_source, quiet: arguments.quiet };
     match arguments.command {
         Command::Train(args) => train::run(*args, globals),
         Command::Chat(args) => chat::run(&args, globals),
         Command::Generate(args) => generate::run(&args, globals),
         Command::Eval(args) => eval::run(&args, globals),
+        Command::Quantize(args) => quantize::run(&args, globals),
         Command::Inspect(args) => inspect::run(&args),
         Command::Tokenizer(args) => tokenizer::run(args).map(|()| ExitCode::SUCCESS),
         Command::Export(args) => transfer::export(&args, globals),
         Command::Import(args) => transfer::import(&args, globals),
+        Command::Bench(args) => bench::run(&args, globals),
     }
 }
 

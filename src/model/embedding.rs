@@ -40,7 +40,7 @@ impl Weights<'_> {
             }
             (Encoding::Q8, _) => {
                 let codes = &as_codes(as_code_lines(numbers))[token * padded(width)..][..width];
-                kernels.dequantize_q8(row, codes, as_floats(scales)[token]);
+                kernels.dequantize_q8(row, codes, as_halves(as_half_lines(scales))[token].to_f32());
             }
             (Encoding::Q4, _) => {
                 let (groups, bytes) = (groups(width), groups(width) * GROUP / 2);

@@ -104,11 +104,11 @@ impl Encoding {
         if self == Encoding::Q4 { GROUP } else { columns }
     }
 
-    /// The largest magnitude of a code.
-    pub fn largest_code(self) -> i8 {
+    /// The lowest and the highest code of an integer.
+    pub fn codes(self) -> (i8, i8) {
         match self {
-            Encoding::Q4 => 7,
-            _ => 127,
+            Encoding::Q4 => (-8, 7),
+            _ => (-127, 127),
         }
     }
 }
@@ -131,7 +131,7 @@ impl Parts {
                 ((rows * columns.div_ceil(PANEL_ROWS)).div_ceil(2), 0)
             }
             (Storage::Rows { rows, columns }, Encoding::Q8) => {
-                ((rows * padded(columns)).div_ceil(64), rows.div_ceil(PANEL_ROWS))
+                ((rows * padded(columns)).div_ceil(64), rows.div_ceil(2 * PANEL_ROWS))
             }
             (Storage::Rows { rows, columns }, Encoding::Q4) => {
                 let groups = rows * groups(columns);
@@ -239,8 +239,8 @@ pub fn write_floats(storage: Storage, encoding: Encoding, lines: &mut [Line], ro
     }
 }
 
-/// Stores row-major integers, at most [`Encoding::largest_code`] in magnitude, and the scales of each row's groups,
-/// `[rows of all matrices, groups]`; padding becomes zero.
+/// Stores row-major integers, within [`Encoding::codes`], and the scales of each row's groups, `[rows of all
+/// matrices, groups]`; padding becomes zero.
 ///
 /// # Panics
 /// If the encoding is one of floats.
@@ -280,9 +280,10 @@ pub fn write_integers(
     for (i, &scale) in row_scales.iter().enumerate() {
         let groups = columns.div_ceil(encoding.group(columns));
         let place = scale_place(storage, encoding, i / groups, i % groups);
-        match encoding {
-            Encoding::Q4 => as_halves_mut(as_half_lines_mut(scales))[place] = f16::from_f32(scale),
-            _ => as_floats_mut(scales)[place] = scale,
+        if scales_are_halves(storage, encoding) {
+            as_halves_mut(as_half_lines_mut(scales))[place] = f16::from_f32(scale);
+        } else {
+            as_floats_mut(scales)[place] = scale;
         }
     }
 }
@@ -336,12 +337,18 @@ fn scale_place(storage: Storage, encoding: Encoding, row: usize, group: usize) -
     }
 }
 
+/// Whether scales are stored as f16: all but those of q8 panels.
+pub fn scales_are_halves(storage: Storage, encoding: Encoding) -> bool {
+    encoding == Encoding::Q4 || matches!(storage, Storage::Rows { .. })
+}
+
 /// The scale of number `i`.
 fn scale(storage: Storage, encoding: Encoding, scales: &[Line], i: usize) -> f32 {
     let (_, _, columns) = shape(storage);
     let place = scale_place(storage, encoding, i / columns, i % columns / encoding.group(columns));
-    match encoding {
-        Encoding::Q4 => as_halves(as_half_lines(scales))[place].to_f32(),
-        _ => as_floats(scales)[place],
+    if scales_are_halves(storage, encoding) {
+        as_halves(as_half_lines(scales))[place].to_f32()
+    } else {
+        as_floats(scales)[place]
     }
 }

@@ -1,6 +1,7 @@
 //! The MoE-GRU language model: its configuration, where its weights lie, and decoding one token at a
 //! time. See `docs/model.md` for the equations.
 
+mod batch;
 mod config;
 mod decoder;
 mod embedding;
@@ -8,13 +9,16 @@ mod encoding;
 mod panels;
 mod parameters;
 pub mod router;
+mod saved_session;
 mod session;
 
+pub use batch::Batch;
 pub use config::{ConfigError, ModelConfig};
-pub use decoder::Decoder;
+pub use decoder::{CHUNK, Decoder};
 pub use encoding::{Encoding, Kind, Role};
 pub use panels::{Activations, Panels};
 pub use parameters::{LayerLayout, Layout, Storage, Tensor};
+pub use saved_session::SessionError;
 pub use session::Session;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
@@ -84,7 +88,19 @@ impl Model {
 
     /// A new conversation or text: state zero, nothing read.
     pub fn session(&self) -> Session<'_> {
-        Session::new(self.weights(), self.tokenizer(), self.kernels)
+        self.session_on(1)
+    }
+
+    /// A new session that runs on up to `threads` threads of the current rayon pool; worth it where a token takes
+    /// more than some fifty microseconds. The number of threads does not change any result.
+    pub fn session_on(&self, threads: usize) -> Session<'_> {
+        let decoder = Decoder::new(self.weights(), self.kernels, 1, threads);
+        Session::with_decoder(decoder, self.tokenizer(), self.checkpoint.checksum())
+    }
+
+    /// Several new texts side by side, at least one.
+    pub fn batch(&self, texts: usize) -> Batch<'_> {
+        Batch::new(self.weights(), self.kernels, texts)
     }
 }
 

@@ -4,7 +4,7 @@ use super::encoding::{Encoding, Parts};
 use super::parameters::Storage;
 use shoestring_kernels::quantized::{Quantized, code_lines, groups, units};
 use shoestring_kernels::{
-    CodeLine, Epilogue, HalfLine, Kernels, Line, PANEL_ROWS, as_code_lines, as_half_lines,
+    CodeLine, Epilogue, HalfLine, Kernels, Line, PANEL_ROWS, as_code_lines, as_half_lines, padded,
 };
 use std::ops::Range;
 
@@ -30,6 +30,22 @@ pub enum Activations<'a> {
     Floats(&'a [f32]),
     /// For weights that are integers.
     Integers(Quantized<'a>),
+}
+
+impl Activations<'_> {
+    /// Only these rows, of `depth` numbers each.
+    pub fn rows(self, rows: Range<usize>, depth: usize) -> Self {
+        match self {
+            Activations::Floats(all) => {
+                Activations::Floats(&all[rows.start * padded(depth)..rows.end * padded(depth)])
+            }
+            Activations::Integers(all) => Activations::Integers(Quantized {
+                codes: &all.codes[rows.start * padded(depth)..rows.end * padded(depth)],
+                scales: &all.scales[rows.clone()],
+                sums: &all.sums[rows.start * groups(depth)..rows.end * groups(depth)],
+            }),
+        }
+    }
 }
 
 impl<'a> Panels<'a> {

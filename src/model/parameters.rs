@@ -7,6 +7,7 @@
 
 use super::ModelConfig;
 use super::encoding::{self, Encoding, Kind, Parts, Role};
+use half::f16;
 use shoestring_kernels::Line;
 use std::ops::Range;
 
@@ -68,6 +69,12 @@ impl Tensor {
         encoding::write_integers(self.storage, self.encoding, &mut buffer[self.lines.clone()], codes, scales);
     }
 
+    /// A scale as it comes back from being stored.
+    pub fn stored_scale(&self, scale: f32) -> f32 {
+        let halved = encoding::scales_are_halves(self.storage, self.encoding);
+        if halved { f16::from_f32(scale).to_f32() } else { scale }
+    }
+
     /// Length of a row.
     pub fn columns(&self) -> usize {
         match self.storage {
@@ -119,6 +126,8 @@ pub struct Layout {
     pub head_bias: Range<usize>,
     /// Length of the flat buffer, in lines.
     pub lines: usize,
+    /// How the tensors are coded.
+    pub kind: Kind,
 }
 
 impl Layout {
@@ -171,7 +180,7 @@ impl Layout {
         };
         let head_bias = builder.rows("head.bias", &[vocabulary], Role::Small);
         let lines = builder.lines;
-        Layout { tensors: builder.tensors, embedding: embedding_lines, layers, head, head_bias, lines }
+        Layout { tensors: builder.tensors, embedding: embedding_lines, layers, head, head_bias, lines, kind }
     }
 
     /// Number of parameters, padding not counted.

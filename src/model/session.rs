@@ -1,5 +1,6 @@
 //! A running text: the model's state after the tokens so far, and the next token's logits.
 
+use super::saved_session::{self, SessionError};
 use super::{Decoder, Weights};
 use crate::sample::Sampler;
 use crate::tokenizer::{Special, TokenizerView};
@@ -12,6 +13,7 @@ use shoestring_kernels::{Kernels, padded};
 pub struct Session<'m> {
     decoder: Decoder<'m>,
     tokenizer: TokenizerView<'m>,
+    model: u64,       // checksum of the model's file; 0 if it has none
     state: Vec<f32>,  // [L, E, Hp]
     output: Vec<f32>, // [Hp] the last layer's output for the last token
     logits: Vec<f32>, // [Vp]
@@ -21,10 +23,15 @@ pub struct Session<'m> {
 impl<'m> Session<'m> {
     /// A session at the start of a text: state zero.
     pub fn new(weights: Weights<'m>, tokenizer: TokenizerView<'m>, kernels: &'static Kernels) -> Self {
-        let config = weights.config;
-        let decoder = Decoder::new(weights, kernels);
+        Session::with_decoder(Decoder::new(weights, kernels, 1, 1), tokenizer, 0)
+    }
+
+    /// A session at the start of a text, of a decoder of one text and the model whose file has the checksum `model`.
+    pub(super) fn with_decoder(decoder: Decoder<'m>, tokenizer: TokenizerView<'m>, model: u64) -> Self {
+        let config = decoder.weights().config;
         Session {
             tokenizer,
+            model,
             state: vec![0.0; decoder.state_length()],
             output: vec![0.0; padded(config.hidden)],
             logits: vec![0.0; padded(config.vocabulary)],
@@ -86,6 +93,21 @@ impl<'m> Session<'m> {
             self.logits_are_current = true;
         }
         &self.logits[..self.decoder.weights().config.vocabulary]
+    }
+
+    /// The session as a few kilobytes, from which [`restore`](Self::restore) goes on.
+    pub fn save(&self) -> Vec<u8> {
+        saved_session::encode(self.model, &self.state, &self.output)
+    }
+
+    /// Goes on from where a session of the same model was [saved](Self::save).
+    ///
+    /// # Errors
+    /// If the bytes are not a sound session, or one of another model; the session then stays as it is.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), SessionError> {
+        saved_session::decode(bytes, self.model, &mut self.state, &mut self.output)?;
+        self.logits_are_current = false;
+        Ok(())
     }
 
     /// The state of every layer and expert, `[L, E, padded(H)]`.

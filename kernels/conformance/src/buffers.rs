@@ -2,7 +2,7 @@
 
 use half::f16;
 use shoestring_kernels::{
-    CodeLine, HalfLine, Line, PANEL_ROWS, as_floats, as_halves, pack_panels, panel_lines,
+    CodeLine, HalfLine, Line, PANEL_ROWS, as_floats, pack_panels, panel_lines, unpack_panels,
 };
 use std::ops::{Deref, DerefMut};
 
@@ -104,6 +104,21 @@ impl<T: Element> Buffer<T> {
     pub fn unwritten(length: usize, misalignment: usize) -> Self {
         Self::new(&vec![T::GUARD; length], misalignment)
     }
+
+    /// The values, once the guards have been checked.
+    ///
+    /// What a function returns leaks if dropping one of its variables panics (rust-lang/rust#47949), so it should
+    /// return this and not a copy of a buffer that is still to be dropped.
+    #[must_use]
+    pub fn into_vec(self) -> Vec<T> {
+        self.check_guards();
+        self.to_vec()
+    }
+
+    fn check_guards(&self) {
+        assert_guard(&self.storage[..self.start], "before");
+        assert_guard(&self.storage[self.start + self.length..], "after");
+    }
 }
 
 impl<T: Element> Deref for Buffer<T> {
@@ -123,8 +138,7 @@ impl<T: Element> DerefMut for Buffer<T> {
 impl<T: Element> Drop for Buffer<T> {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            assert_guard(&self.storage[..self.start], "before");
-            assert_guard(&self.storage[self.start + self.length..], "after");
+            self.check_guards();
         }
     }
 }
@@ -160,6 +174,16 @@ impl Lines {
     pub fn floats(&self) -> &[f32] {
         as_floats(self)
     }
+
+    /// The row-major [rows, columns] matrix whose panels these are, once the guards have been checked (see
+    /// [`Buffer::into_vec`]).
+    #[must_use]
+    pub fn into_row_major(self, rows: usize, columns: usize) -> Vec<f32> {
+        self.0.check_guards();
+        let mut row_major = vec![f32::NAN; rows * columns];
+        unpack_panels(&mut row_major, &self, rows, columns);
+        row_major
+    }
 }
 
 impl Lines<HalfLine> {
@@ -169,12 +193,6 @@ impl Lines<HalfLine> {
         let panels = Lines::panels(row_major, rows, columns);
         let halves: Vec<_> = panels.iter().map(|line| HalfLine(line.0.map(f16::from_f32))).collect();
         Self::new(&halves)
-    }
-
-    /// The lines' numbers.
-    #[must_use]
-    pub fn halves(&self) -> &[f16] {
-        as_halves(self)
     }
 }
 

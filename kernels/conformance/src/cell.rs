@@ -85,7 +85,7 @@ impl Case {
         let (mut a, z) = (Floats::new(&self.a, misalignment), Floats::new(&self.z, misalignment));
         let recurrent = Lines::panels(&self.recurrent, self.hidden, self.hidden);
         kernels.cell_forward(&mut h, &mut a, &z, &recurrent, self.batch, self.hidden);
-        (h.to_vec(), a.to_vec())
+        (h.into_vec(), a.into_vec())
     }
 
     /// dh, da and dz, from the states that `kernels` itself computed.
@@ -100,7 +100,7 @@ impl Case {
             .collect();
         let transposed = Lines::panels(&transposed, self.hidden, self.hidden);
         kernels.cell_backward(&mut dh, &mut a, &mut z, &h, &dy, &gate, &transposed, self.batch, self.hidden);
-        [dh.to_vec(), a.to_vec(), z.to_vec()]
+        [dh.into_vec(), a.into_vec(), z.into_vec()]
     }
 }
 

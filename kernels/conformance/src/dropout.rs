@@ -70,7 +70,7 @@ fn a_mask_keeps_its_share_and_those_of_different_keys_are_unrelated(kernels: &Ke
         case(format_args!("dropout {length}, key {key}, from {first}, keeping {keep}"));
         let mut values = Floats::new(&vec![1.0; length], 0);
         kernels.dropout(&mut values, key, first, keep);
-        values.iter().map(|&value| value != 0.0).collect::<Vec<bool>>()
+        values.into_vec().into_iter().map(|value| value != 0.0).collect::<Vec<bool>>()
     };
     // Five standard deviations of a binomial distribution.
     let near = |count: usize, share: f64| {

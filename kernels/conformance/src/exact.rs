@@ -29,7 +29,7 @@ fn softmax_is_the_same_bits_everywhere(kernels: &Kernels) {
             case(format_args!("softmax {length}, logits up to {scale}"));
             let mut values = Floats::new(&x, misalignment);
             kernels.softmax(&mut values);
-            values.to_vec()
+            values.into_vec()
         });
     });
 }
@@ -44,7 +44,7 @@ fn cell_step_is_the_same_bits_everywhere(kernels: &Kernels) {
             case(format_args!("cell_step {length}"));
             let mut h = Floats::new(&h, 1);
             kernels.cell_step(&mut h, &Floats::new(&z, 2), &Floats::new(&a, 3));
-            h.to_vec()
+            h.into_vec()
         });
     }
 }
@@ -73,7 +73,7 @@ fn rms_norm_is_the_same_bits_everywhere(kernels: &Kernels) {
             let mut out = Floats::unwritten(rows * padded(width), misalignment);
             let (mut inverse, y) = (Floats::unwritten(rows, 2), Floats::new(&y, 3));
             kernels.rms_norm(&mut out, &mut inverse, &y, &Lines::row(&gain), width, 1e-5);
-            [&out[..], &inverse[..]].concat()
+            [out.into_vec(), inverse.into_vec()].concat()
         });
     });
 }

@@ -5,7 +5,7 @@ use crate::compare::{Expected, assert_close, assert_same, reduction_bound};
 use crate::failure::case;
 use crate::products::INPUTS;
 use crate::random::{Random, for_any};
-use shoestring_kernels::{Kernels, Line, PANEL_ROWS, padded, panel_lines, unpack_panels};
+use shoestring_kernels::{Kernels, Line, PANEL_ROWS, padded, panel_lines};
 
 checks! {
     weight_gradient_of_every_tile: weight_gradient;
@@ -75,9 +75,7 @@ impl Case {
         let mut gradient = Lines::panels(&self.gradient, outputs, inputs);
         let (dy, x) = (Floats::new(&self.dy, misalignment), Floats::new(&self.x, 15 - misalignment));
         kernels.weight_gradient(&mut gradient, first_panel, &dy, stride, &x, inputs);
-        let mut got = vec![f32::NAN; self.gradient.len()];
-        unpack_panels(&mut got, &gradient, outputs, inputs);
-        got
+        gradient.into_row_major(outputs, inputs)
     }
 }
 

@@ -80,6 +80,7 @@ mod functions;
 mod gradients;
 mod loss;
 mod optimizer;
+mod probe;
 mod products;
 mod quantization;
 mod quantized;
@@ -109,6 +110,7 @@ const SUITE: &[&[Check]] = &[
     optimizer::CHECKS,
     dropout::CHECKS,
     exact::CHECKS,
+    probe::CHECKS,
     splits::CHECKS,
     refusals::CHECKS,
 ];
@@ -210,6 +212,10 @@ pub fn available() -> &'static [&'static Kernels] {
     }
     Kernels::available()
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/kernels.md")]
+mod documentation {}
 
 #[cfg(test)]
 mod tests {

@@ -53,7 +53,7 @@ fn softmax_at_the_edges(kernels: &Kernels) {
         case(format_args!("softmax of {values:?}"));
         let mut values = Floats::new(values, 0);
         kernels.softmax(&mut values);
-        values.to_vec()
+        values.into_vec()
     };
     assert_same("values", &softmax(&[3e38; 4]), &[0.25; 4]);
     assert_same("values", &softmax(&[0.0, -inf, 0.0, -inf]), &[0.5, 0.0, 0.5, 0.0]);

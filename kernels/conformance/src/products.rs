@@ -152,7 +152,7 @@ impl Case {
                 kernels.gemm_f16(&mut out, &a, &weights, inputs, epilogue);
             }
         }
-        out.to_vec()
+        out.into_vec()
     }
 
     /// The same product of row `row` alone.
@@ -182,11 +182,11 @@ pub(crate) fn epilogue(kind: Kind, bias: &[Line]) -> Epilogue<'_> {
 
 fn gemm_of_every_tile_and_epilogue(kernels: &Kernels) {
     let mut random = Random(1);
-    for product in PRODUCTS {
-        for rows in ROWS {
-            for (i, outputs) in OUTPUTS.into_iter().enumerate() {
-                for (j, kind) in KINDS.into_iter().enumerate() {
-                    let inputs = INPUTS[(rows + i + j) % INPUTS.len()];
+    for rows in ROWS {
+        for (i, outputs) in OUTPUTS.into_iter().enumerate() {
+            for (j, kind) in KINDS.into_iter().enumerate() {
+                let inputs = INPUTS[(rows + i + j) % INPUTS.len()];
+                for product in PRODUCTS {
                     let case = Case::random(&mut random, product, rows, inputs, outputs);
                     assert_close("out", &case.run(kernels, kind, (i + j) % 2), &case.expected(kind));
                 }
@@ -204,21 +204,21 @@ fn gemm_of_the_shapes_of_training(kernels: &Kernels) {
 
 fn gemm_of_any_shape(kernels: &Kernels) {
     let shapes = (0_usize..40, 1_usize..70, 1_usize..150, 0_usize..4, 0_usize..16, 0_u64..);
-    for product in PRODUCTS {
-        for_any(shapes.clone(), |(rows, inputs, outputs, kind, misalignment, seed)| {
+    for_any(shapes, |(rows, inputs, outputs, kind, misalignment, seed)| {
+        let kind = KINDS[kind];
+        for product in PRODUCTS {
             let case = Case::random(&mut Random(seed), product, rows, inputs, outputs);
-            let kind = KINDS[kind];
             assert_close("out", &case.run(kernels, kind, misalignment), &case.expected(kind));
-        });
-    }
+        }
+    });
 }
 
 fn one_row_is_the_rows_of_many_bit_for_bit(kernels: &Kernels) {
     let mut random = Random(3);
-    for product in PRODUCTS {
-        for outputs in OUTPUTS {
-            for inputs in INPUTS {
-                for kind in KINDS {
+    for outputs in OUTPUTS {
+        for inputs in INPUTS {
+            for kind in KINDS {
+                for product in PRODUCTS {
                     let case = Case::random(&mut random, product, 3, inputs, outputs);
                     let together = case.run(kernels, kind, 0);
                     for (m, together) in together.chunks_exact(padded(outputs)).enumerate() {

@@ -41,7 +41,7 @@ impl Rows {
         let mut sums = Buffer::<i32>::unwritten(rows * groups(depth), misalignment % 16);
         let x = Floats::new(x, misalignment % 16);
         kernels.quantize_rows(&mut codes, &mut scales, &mut sums, &x, depth);
-        Self { codes: codes.to_vec(), scales: scales.to_vec(), sums: sums.to_vec() }
+        Self { codes: codes.into_vec(), scales: scales.into_vec(), sums: sums.into_vec() }
     }
 
     /// By the documented formula.

@@ -9,6 +9,7 @@ mod gemm;
 mod loss;
 mod math;
 mod optimizer;
+mod probe;
 mod product;
 mod quantized;
 mod rows;
@@ -18,5 +19,6 @@ pub(crate) use gemm::{bias_gradient, gemm, gemm_f16, gemm_unfused, transpose_pan
 pub(crate) use loss::{cross_entropy, softmax};
 pub(crate) use math::{exp, gelu, gelu_derivative, sigmoid};
 pub(crate) use optimizer::{adamw, dropout, sum_of_squares};
+pub(crate) use probe::{probe_multiply_adds, probe_reads};
 pub(crate) use quantized::{dequantize_q4, dequantize_q8, gemm_q4, gemm_q8, quantize_rows, widen_f16};
 pub(crate) use rows::{add_scaled_rows, dot_rows, rms_norm, rms_norm_backward};

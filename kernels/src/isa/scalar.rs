@@ -11,6 +11,7 @@ use crate::table::{AdamwStep, Epilogue, Table};
 use crate::{body, dropout};
 use half::f16;
 use std::f64::consts::{FRAC_1_SQRT_2, TAU};
+use std::hint::black_box;
 
 // SAFETY: no function needs target features; those that are not safe need the shapes that `Kernels` checks.
 pub(super) static KERNELS: Kernels =
@@ -49,6 +50,8 @@ pub(super) const TABLE: Table = Table {
     adamw,
     sum_of_squares,
     dropout,
+    probe_multiply_adds,
+    probe_reads,
 };
 
 fn gemm(out: &mut [f32], a: &[f32], weights: &[Line], depth: usize, epilogue: Epilogue<'_>) {
@@ -308,6 +311,28 @@ fn sum_of_squares(values: &[f32]) -> f64 {
 
 fn dropout(values: &mut [f32], key: u64, first: u64, keep: f32) {
     dropout::apply(values, key, first, keep);
+}
+
+fn probe_multiply_adds(steps: usize) -> f64 {
+    let (ones, mut sums) = ([1.0; PANEL_ROWS], [0.0; PANEL_ROWS]);
+    for _ in 0..steps {
+        // Opaque in every step, or nothing would be left to multiply.
+        let ones: &[f64; PANEL_ROWS] = black_box(&ones);
+        for (sum, one) in sums.iter_mut().zip(ones) {
+            *sum += ones[0] * one;
+        }
+    }
+    sums.iter().sum()
+}
+
+fn probe_reads(lines: &[Line]) -> f64 {
+    let mut sums = [0.0; PANEL_ROWS];
+    for line in lines {
+        for (sum, &value) in sums.iter_mut().zip(&line.0) {
+            *sum += f64::from(value);
+        }
+    }
+    sums.iter().sum()
 }
 
 fn apply(out: &mut [f32], x: &[f32], function: fn(f64) -> f64) {

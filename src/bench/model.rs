@@ -1,0 +1,136 @@
+//! The whole model: training and decoding.
+
+use super::DEFAULT_MODEL;
+use super::peaks::Peaks;
+use super::timing::{Effort, timed};
+use crate::model::{Layout, Model, ModelConfig, Storage};
+use crate::sample::{Sampler, Sampling};
+use crate::tokenizer;
+use crate::train::{Dropout, Trainer, Update, default_recipe, initialise};
+use rayon::ThreadPoolBuildError;
+use serde::Serialize;
+use shoestring_kernels::Kernels;
+
+/// Time for a measurement of training, whose steps take long, as a multiple of that for others.
+const TRAINING_EFFORT: u32 = 8;
+/// Tokens decoded in one run.
+const RUN_TOKENS: usize = 64;
+
+/// How fast a model trains.
+#[derive(Clone, Debug, Serialize)]
+pub struct Training {
+    /// Threads.
+    pub threads: usize,
+    /// Tokens trained on a second.
+    pub tokens_per_second: f64,
+    /// Billions of floating-point operations of matrix products a second.
+    pub gflops: f64,
+    /// Part of the threads' peaks of multiply-adds.
+    pub share: f64,
+}
+
+/// How fast a model writes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Decoding {
+    /// How its weights are stored.
+    pub weights: &'static str,
+    /// Tokens written a second, sampling included.
+    pub tokens_per_second: f64,
+    /// Billions of bytes of weights read a second.
+    pub gb_per_s: f64,
+    /// The level of memory that holds the weights.
+    pub peak: Option<&'static str>,
+    /// Part of that level's peak.
+    pub share: Option<f64>,
+}
+
+/// Steps of the default recipe at the default sizes, on random tokens.
+///
+/// # Errors
+/// If the threads can't be started.
+pub fn training(
+    kernels: &'static Kernels,
+    threads: usize,
+    peaks: &Peaks,
+    effort: Effort,
+) -> Result<Training, ThreadPoolBuildError> {
+    let recipe = default_recipe();
+    let (batch, steps) = (recipe.batch_size, recipe.seq_length);
+    let layout = Layout::new(&DEFAULT_MODEL);
+    let weights = initialise(&layout, recipe.seed);
+    let mut trainer = Trainer::new(DEFAULT_MODEL, kernels, weights, (batch, steps), threads)?;
+    let token = |i: usize| (i * i % 839 % DEFAULT_MODEL.vocabulary) as u32;
+    let tokens: Vec<u32> = (0..batch * steps).map(token).collect();
+    let targets: Vec<u32> = (1..=batch * steps).map(token).collect();
+    let mut step = 0;
+    let effort = Effort { each: TRAINING_EFFORT * effort.each };
+    let seconds = effort.median_seconds(|| {
+        step += 1;
+        let update = Update {
+            step,
+            learning_rate: recipe.lr / recipe.warmup_steps as f32,
+            beta1: recipe.beta1,
+            beta2: recipe.beta2,
+            eps: recipe.eps_adamw,
+            weight_decay: recipe.wd,
+            clip: recipe.grad_clip,
+        };
+        let dropout = Dropout { probability: recipe.dropout, key: step };
+        timed(|| trainer.step((&tokens, &targets), steps, update, Some(dropout)))
+    });
+    let tokens_per_second = tokens.len() as f64 / seconds;
+    // Forward, and backward to inputs and to weights.
+    let flops = 3 * 2 * multiply_adds(&DEFAULT_MODEL);
+    let gflops = flops as f64 * tokens_per_second / 1e9;
+    Ok(Training { threads, tokens_per_second, gflops, share: gflops / (threads as f64 * peaks.gflops) })
+}
+
+/// Tokens of `model`, one after another on this thread.
+pub fn decoding(model: &Model, peaks: &Peaks, effort: Effort) -> Decoding {
+    let mut session = model.session();
+    let mut sampler = Sampler::new(Sampling::default());
+    session.feed_tokens(&[tokenizer::EOS]);
+    let mut write = || (0..RUN_TOKENS).map(|_| session.next_token(&mut sampler)).sum::<u32>();
+    let seconds = effort.median_seconds(|| timed(&mut write)) / RUN_TOKENS as f64;
+    let bytes = size_of::<f32>() * multiply_adds(&model.config());
+    let (gb_per_s, level) = (bytes as f64 / seconds / 1e9, peaks.level_of(bytes));
+    Decoding {
+        weights: "f32",
+        tokens_per_second: 1.0 / seconds,
+        gb_per_s,
+        peak: level.map(|level| level.level),
+        share: level.map(|level| gb_per_s / level.gb_per_s),
+    }
+}
+
+/// Multiply-adds of a token's matrix products: one for each number in a matrix, but for those of experts that don't run.
+fn multiply_adds(config: &ModelConfig) -> usize {
+    let layout = Layout::new(config);
+    let used = |storage: Storage| match storage {
+        Storage::Rows { .. } => 0,
+        Storage::Panels { matrices, rows, columns } => {
+            let running = if matrices == config.experts { config.top_k } else { matrices };
+            running * rows * columns
+        }
+    };
+    layout.tensors.iter().map(|tensor| used(tensor.storage)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundled;
+
+    #[test]
+    fn a_token_of_the_default_model_takes_414_528_multiply_adds() {
+        assert_eq!(multiply_adds(&DEFAULT_MODEL), 414_528);
+        // Four of six experts' three matrices of two layers less.
+        let sparse = ModelConfig { top_k: 2, ..DEFAULT_MODEL };
+        assert_eq!(multiply_adds(&sparse), 414_528 - 4 * 3 * 2 * 96 * 96);
+    }
+
+    #[test]
+    fn the_bundled_model_has_the_default_sizes() {
+        assert_eq!(bundled::model().unwrap().config(), DEFAULT_MODEL);
+    }
+}

@@ -1,0 +1,77 @@
+//! How long something takes: the median of repeated runs.
+
+use std::time::{Duration, Instant};
+
+/// How long to measure each thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Effort {
+    /// Time for each number, that it takes to prepare each run included.
+    pub each: Duration,
+}
+
+impl Effort {
+    /// About twenty seconds for four sets of kernels.
+    pub const FULL: Self = Self { each: Duration::from_millis(170) };
+    /// About four.
+    pub const QUICK: Self = Self { each: Duration::from_millis(40) };
+
+    /// Time of one sample at least. Longer than a clock's resolution, and so short that most samples of a thread
+    /// that shares its core are taken between the interruptions.
+    const SAMPLE: Duration = Duration::from_micros(100);
+
+    /// The median of the seconds that `run` says it took, over as many samples as there is time for. The first run
+    /// warms up, and counts only if there is no time for another.
+    pub fn median_seconds(self, mut run: impl FnMut() -> Duration) -> f64 {
+        let start = Instant::now();
+        let first = run();
+        let prepared_run = start.elapsed();
+        let runs = Self::SAMPLE.as_nanos().div_ceil(prepared_run.as_nanos().max(1));
+        let runs = u32::try_from(runs).unwrap_or(u32::MAX).max(1);
+        let mut samples = Vec::new();
+        while start.elapsed() < self.each {
+            let total: Duration = (0..runs).map(|_| run()).sum();
+            samples.push(total.as_secs_f64() / f64::from(runs));
+        }
+        if samples.is_empty() { first.as_secs_f64() } else { median(samples) }
+    }
+}
+
+fn median(mut samples: Vec<f64>) -> f64 {
+    let middle = samples.len() / 2;
+    *samples.select_nth_unstable_by(middle, f64::total_cmp).1
+}
+
+/// The time `work` takes.
+pub fn timed<R>(work: impl FnOnce() -> R) -> Duration {
+    let start = Instant::now();
+    std::hint::black_box(work());
+    start.elapsed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EFFORT: Effort = Effort { each: Duration::from_millis(2) };
+
+    #[test]
+    fn the_median_does_not_mind_outliers() {
+        assert_eq!(median(vec![3.0, 1000.0, 1.0]), 3.0);
+        assert_eq!(median(vec![7.0]), 7.0);
+    }
+
+    #[test]
+    fn runs_are_counted_by_what_they_say_they_took() {
+        assert_eq!(EFFORT.median_seconds(|| Duration::from_micros(3)), 3e-6);
+    }
+
+    #[test]
+    fn what_takes_longer_than_there_is_time_is_run_once() {
+        let mut runs = 0;
+        let seconds = EFFORT.median_seconds(|| {
+            runs += 1;
+            timed(|| std::thread::sleep(2 * EFFORT.each))
+        });
+        assert!(runs == 1 && seconds >= 0.004, "{runs} runs, {seconds} s");
+    }
+}

@@ -1,0 +1,262 @@
+//! `shoestring bench`
+
+use super::{Globals, KernelSource, cores, memory};
+use crate::bench::{
+    DEFAULT_MODEL, Decoding, Effort, Machine, Measured, Memory, Peaks, Training, decoding, shapes, training,
+};
+use crate::bundled;
+use crate::model::{Model, ModelConfig};
+use anyhow::{Context, Result};
+use clap::Args;
+use serde::{Serialize, Serializer};
+use shoestring_kernels::Kernels;
+use std::io::{self, Write, stdout};
+use std::process::ExitCode;
+
+#[derive(Args)]
+#[command(after_help = "Examples:\n  shoestring bench\n  shoestring bench --kernel avx2 --quick\n  \
+    shoestring bench --json > bench.json\n\ndocs/benchmarks.md explains every line.")]
+pub struct BenchArgs {
+    /// Measure for about 4 seconds instead of 20, and training and decoding with the chosen kernels only
+    #[arg(long)]
+    quick: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    version: &'static str,
+    machine: Machine,
+    memory_available: Option<u64>,
+    caches_assumed: bool,
+    available: Vec<Name>,
+    chosen: &'static str,
+    #[serde(serialize_with = "source_name")]
+    chosen_by: KernelSource,
+    model: Sizes,
+    kernels: Vec<KernelReport>,
+}
+
+#[derive(Serialize)]
+struct Name {
+    name: &'static str,
+    description: &'static str,
+}
+
+/// Sizes of the model that is trained and run.
+#[derive(Serialize)]
+struct Sizes {
+    vocabulary: usize,
+    embedding_dim: usize,
+    gru_hidden_size: usize,
+    gru_layers: usize,
+    num_experts: usize,
+    top_k: usize,
+}
+
+#[derive(Serialize)]
+struct KernelReport {
+    name: &'static str,
+    peaks: Peaks,
+    operations: Vec<Measured>,
+    training: Vec<Training>,
+    decoding: Option<Decoding>,
+}
+
+pub fn run(args: &BenchArgs, globals: Globals) -> Result<ExitCode> {
+    let effort = if args.quick { Effort::QUICK } else { Effort::FULL };
+    let machine = Machine::detect();
+    let available = memory::available();
+    let memory = Memory::new(&machine, available);
+    let mut report = Report {
+        version: super::version(),
+        machine,
+        memory_available: available,
+        caches_assumed: memory.assumed,
+        available: Kernels::available()
+            .iter()
+            .map(|kernels| Name { name: kernels.name(), description: kernels.description() })
+            .collect(),
+        chosen: globals.kernels.name(),
+        chosen_by: globals.kernel_source,
+        model: Sizes::of(&DEFAULT_MODEL),
+        kernels: Vec::new(),
+    };
+    let mut out = stdout().lock();
+    if !args.json {
+        write_machine(&mut out, &report)?;
+    }
+    let forced = globals.kernel_source != KernelSource::Best;
+    let all = Kernels::available().iter().copied();
+    for kernels in all.filter(|kernels| !forced || kernels.name() == report.chosen) {
+        let whole_model = !args.quick || kernels.name() == report.chosen;
+        let measured = measure(kernels, &memory, effort, whole_model)?;
+        if !args.json {
+            write_kernels(&mut out, &measured)?;
+        }
+        report.kernels.push(measured);
+    }
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure(
+    kernels: &'static Kernels,
+    memory: &Memory,
+    effort: Effort,
+    whole_model: bool,
+) -> Result<KernelReport> {
+    let peaks = Peaks::measure(kernels, memory, effort);
+    let operations = shapes::of_default_model();
+    let operations = operations.iter().map(|operation| operation.measure(kernels, &peaks, effort)).collect();
+    let mut report =
+        KernelReport { name: kernels.name(), peaks, operations, training: Vec::new(), decoding: None };
+    if whole_model {
+        let mut threads = vec![1, cores()];
+        threads.dedup();
+        for threads in threads {
+            let training =
+                training(kernels, threads, &report.peaks, effort).context("cannot start threads")?;
+            report.training.push(training);
+        }
+        let model = Model::new(bundled::model()?, kernels);
+        report.decoding = Some(decoding(&model, &report.peaks, effort));
+    }
+    Ok(report)
+}
+
+impl Sizes {
+    fn of(config: &ModelConfig) -> Self {
+        let ModelConfig { vocabulary, embedding, hidden, layers, experts, top_k, .. } = *config;
+        Sizes {
+            vocabulary,
+            embedding_dim: embedding,
+            gru_hidden_size: hidden,
+            gru_layers: layers,
+            num_experts: experts,
+            top_k,
+        }
+    }
+}
+
+fn source_name<S: Serializer>(source: &KernelSource, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(source.name())
+}
+
+fn write_machine(out: &mut dyn Write, report: &Report) -> io::Result<()> {
+    let machine = &report.machine;
+    writeln!(out, "cpu       {}", machine.cpu.as_deref().unwrap_or("unknown"))?;
+    let caches: Vec<String> = machine
+        .caches
+        .iter()
+        .map(|cache| {
+            let name = if cache.level == 1 { "L1d".to_owned() } else { format!("L{}", cache.level) };
+            let shared = match cache.shared_by {
+                1 => String::new(),
+                threads => format!(" shared by {threads}"),
+            };
+            format!("{name} {}{shared}", binary_size(cache.bytes))
+        })
+        .collect();
+    let unknown = "unknown; the sizes below are assumed".to_owned();
+    writeln!(out, "caches    {}", if caches.is_empty() { unknown } else { caches.join(", ") })?;
+    writeln!(
+        out,
+        "cores     {} with {} hardware threads, of which this process may use {}",
+        machine.physical_cores, machine.logical_cores, machine.usable_cores
+    )?;
+    match report.memory_available {
+        Some(bytes) => writeln!(out, "memory    {} free", memory::size(bytes))?,
+        None => writeln!(out, "memory    unknown")?,
+    }
+    for (index, Name { name, description }) in report.available.iter().enumerate() {
+        let heading = if index == 0 { "kernels" } else { "" };
+        writeln!(out, "{heading:8}  {name:7} {description}")?;
+    }
+    match report.chosen_by {
+        KernelSource::Best => writeln!(out, "chosen    {}, the best this CPU has", report.chosen),
+        by => writeln!(out, "chosen    {}, by {}", report.chosen, by.name()),
+    }
+}
+
+fn write_kernels(out: &mut dyn Write, report: &KernelReport) -> io::Result<()> {
+    let peaks = &report.peaks;
+    writeln!(out, "\n{}, peaks of one core", report.name)?;
+    let line = |out: &mut dyn Write, what: &str, of: &str, value: f64, unit: &str, note: &str| {
+        let line = format!("  {what:16}{of:22}{:>10} {unit:10}{note}", significant(value));
+        writeln!(out, "{}", line.trim_end())
+    };
+    line(out, "multiply-add", "", peaks.gflops, "GFLOP/s", "")?;
+    for read in &peaks.reads {
+        let of = format!("{}, {}", read.level, binary_size(read.bytes));
+        line(out, "read", &of, read.gb_per_s, "GB/s", "")?;
+    }
+    writeln!(out, "{}, operations of the default model on one core", report.name)?;
+    for measured in &report.operations {
+        let Measured { operation, shape, gflops, gb_per_s, elements_per_ns, peak, share, .. } = measured;
+        let rates = [(gflops, "GFLOP/s"), (gb_per_s, "GB/s"), (elements_per_ns, "per ns")];
+        let rate = rates.into_iter().find_map(|(rate, unit)| Some(((*rate)?, unit)));
+        if let Some((rate, unit)) = rate {
+            line(out, operation, shape, rate, unit, &of_peak(*peak, *share))?;
+        }
+    }
+    if report.decoding.is_some() {
+        writeln!(out, "{}, the default model", report.name)?;
+    }
+    for Training { threads, tokens_per_second, share, .. } in &report.training {
+        let of = format!("{threads} thread{}", if *threads == 1 { "" } else { "s" });
+        let note = of_peak(Some("multiply-add"), Some(*share));
+        line(out, "training", &of, *tokens_per_second, "tokens/s", &note)?;
+    }
+    if let Some(Decoding { weights, tokens_per_second, peak, share, .. }) = &report.decoding {
+        line(
+            out,
+            "decoding",
+            &format!("{weights}, 1 thread"),
+            *tokens_per_second,
+            "tokens/s",
+            &of_peak(*peak, *share),
+        )?;
+    }
+    out.flush()
+}
+
+/// Such as `86 % multiply-add`.
+fn of_peak(peak: Option<&str>, share: Option<f64>) -> String {
+    match (peak, share) {
+        (Some(peak), Some(share)) => format!("{:3.0} % {peak}", 100.0 * share),
+        _ => String::new(),
+    }
+}
+
+/// Three digits, or all that stand before the point.
+fn significant(value: f64) -> String {
+    let decimals = (2.0 - value.abs().max(1e-9).log10().floor()).clamp(0.0, 3.0);
+    format!("{value:.0$}", decimals as usize)
+}
+
+fn binary_size(bytes: usize) -> String {
+    match bytes {
+        _ if bytes.is_multiple_of(1 << 20) => format!("{} MiB", bytes >> 20),
+        _ => format!("{} KiB", bytes >> 10),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_three_digits() {
+        let cases =
+            [(253_123.4, "253123"), (253.4, "253"), (99.96, "100.0"), (25.34, "25.3"), (0.5, "0.500")];
+        for (value, text) in cases {
+            assert_eq!(significant(value), text);
+        }
+        assert_eq!([24 << 10, 1 << 20, 75 << 19].map(binary_size), ["24 KiB", "1 MiB", "38400 KiB"]);
+    }
+}

@@ -1,0 +1,118 @@
+//! `bench`: what it prints and how it is told what to measure. How fast anything is decides nothing here.
+
+#[path = "common/program.rs"]
+mod program;
+
+use program::{Finished, Workspace};
+use serde_json::Value;
+use shoestring::kernels::Kernels;
+
+/// Holds a value to be a number above 0, and finite: JSON has no others, but `null` is none.
+#[track_caller]
+fn positive(value: &Value) -> f64 {
+    let number = value.as_f64().unwrap_or_else(|| panic!("{value} is not a number"));
+    assert!(number > 0.0 && number.is_finite(), "{number}");
+    number
+}
+
+fn array(value: &Value) -> &[Value] {
+    value.as_array().unwrap_or_else(|| panic!("{value} is not an array"))
+}
+
+fn names(kernels: &Value) -> Vec<&str> {
+    array(kernels).iter().map(|kernels| kernels["name"].as_str().unwrap()).collect()
+}
+
+#[track_caller]
+fn check_peaks(peaks: &Value) {
+    positive(&peaks["gflops"]);
+    let reads = array(&peaks["reads"]);
+    assert!(reads.len() >= 2, "{reads:?}");
+    for read in reads {
+        positive(&read["gb_per_s"]);
+        positive(&read["bytes"]);
+    }
+    let sizes: Vec<u64> = reads.iter().map(|read| read["bytes"].as_u64().unwrap()).collect();
+    assert!(sizes.is_sorted(), "{sizes:?}");
+}
+
+#[track_caller]
+fn check_operation(operation: &Value) {
+    positive(&operation["seconds"]);
+    let rates = ["gflops", "gb_per_s", "elements_per_ns"].map(|rate| &operation[rate]);
+    let given: Vec<_> = rates.into_iter().filter(|rate| !rate.is_null()).collect();
+    assert_eq!(given.len(), 1, "{operation}");
+    positive(given[0]);
+    if !operation["gflops"].is_null() {
+        assert_eq!(operation["peak"], "multiply-add");
+    }
+    assert_eq!(operation["share"].is_null(), operation["peak"].is_null(), "{operation}");
+    if !operation["share"].is_null() {
+        positive(&operation["share"]);
+    }
+}
+
+#[test]
+fn json_has_all_kernels_with_their_peaks_operations_and_the_chosen_ones_model() {
+    let workspace = Workspace::new();
+    let mut command = workspace.command(&["bench", "--quick", "--json"]);
+    let run = Finished::from(command.env_remove("SHOESTRING_KERNEL").output().unwrap()).success();
+    assert_eq!(run.stderr, "");
+    let report = run.json();
+    let available: Vec<&str> = Kernels::available().iter().map(|kernels| kernels.name()).collect();
+    assert_eq!(names(&report["available"]), available);
+    assert_eq!(names(&report["kernels"]), available);
+    assert_eq!((&report["chosen"], &report["chosen_by"]), (&available[0].into(), &"best".into()));
+    for count in ["physical_cores", "logical_cores", "usable_cores"] {
+        positive(&report["machine"][count]);
+    }
+    for kernels in array(&report["kernels"]) {
+        check_peaks(&kernels["peaks"]);
+        let operations = array(&kernels["operations"]);
+        operations.iter().for_each(check_operation);
+        for name in ["gemm", "weight_gradient", "cell_forward", "cell_backward", "matvec", "gelu", "adamw"] {
+            assert!(operations.iter().any(|operation| operation["operation"] == name), "{name}");
+        }
+        let chosen = kernels["name"] == report["chosen"];
+        assert_eq!(array(&kernels["training"]).is_empty(), !chosen);
+        assert_eq!(kernels["decoding"].is_null(), !chosen);
+        for training in array(&kernels["training"]) {
+            positive(&training["tokens_per_second"]);
+            positive(&training["share"]);
+        }
+        if chosen {
+            assert_eq!(kernels["training"][0]["threads"], 1);
+            positive(&kernels["decoding"]["tokens_per_second"]);
+        }
+    }
+}
+
+#[test]
+fn forced_kernels_are_the_only_ones_measured_and_the_table_fits_80_columns() {
+    let workspace = Workspace::new();
+    let by_flag = workspace.run(&["bench", "--quick", "--kernel", "wide"]).success();
+    assert_eq!(by_flag.stderr, "");
+    for part in
+        ["chosen    wide, by --kernel\n", "wide, peaks of one core", "  training ", "  decoding ", "GFLOP/s"]
+    {
+        assert!(by_flag.stdout.contains(part), "{part:?} is not in {}", by_flag.stdout);
+    }
+    assert_eq!(by_flag.stdout.matches("peaks of one core").count(), 1, "{}", by_flag.stdout);
+    // The names of CPU and kernels are as long as they are.
+    let table = by_flag.stdout.lines().skip_while(|line| !line.ends_with("peaks of one core"));
+    for line in table {
+        assert!(line.len() <= 80 && line == line.trim_end(), "{line:?}");
+    }
+    let mut command = workspace.command(&["bench", "--quick", "--json"]);
+    let by_variable =
+        Finished::from(command.env("SHOESTRING_KERNEL", "wide").output().unwrap()).success().json();
+    assert_eq!(names(&by_variable["kernels"]), ["wide"]);
+    assert_eq!(by_variable["chosen_by"], "SHOESTRING_KERNEL");
+}
+
+#[test]
+fn unknown_kernels_are_refused() {
+    let workspace = Workspace::new();
+    workspace.run(&["bench", "--kernel", "nosuch"]).failure(2, &["there is no kernel 'nosuch'", "scalar"]);
+    workspace.run(&["bench", "--kernel"]).code(2);
+}
