@@ -127,3 +127,96 @@ pub fn pack_q4(lines: &mut [CodeLine], codes: &[i8], rows: usize, depth: usize) 
         *place = *place & !(15 << shift) | (((code + 8) & 15) << shift);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Codes from `least` to `most`, in an order without a pattern that fits the layout.
+    fn codes(rows: usize, depth: usize, (least, most): (i8, i8)) -> Vec<i8> {
+        let count = usize::from(least.abs_diff(most)) + 1;
+        (0..rows * depth)
+            .map(|i| (i * i * 7 + 3 * i) % count)
+            .map(|i| (i16::from(least) + i as i16) as i8)
+            .collect()
+    }
+
+    #[test]
+    fn byte_4r_plus_j_of_line_i_of_a_q8_panel_is_row_r_and_input_4i_plus_j() {
+        for (rows, depth) in [(0, 5), (1, 1), (16, 8), (17, 9), (33, 12), (40, 100)] {
+            let codes = codes(rows, depth, (-127, 127));
+            let mut lines = vec![CodeLine([99; 64]); q8_lines(rows, depth)];
+            pack_q8(&mut lines, &codes, rows, depth);
+            for (index, line) in lines.iter().enumerate() {
+                let (panel, i) = (index / code_lines(depth), index % code_lines(depth));
+                for (byte, &code) in line.0.iter().enumerate() {
+                    let (row, input) = (panel * 16 + byte / 4, 4 * i + byte % 4);
+                    let expected = if row < rows && input < depth { codes[row * depth + input] } else { 0 };
+                    assert_eq!(code, expected, "{rows}x{depth}: byte {byte} of line {index}");
+                }
+            }
+            for (index, &code) in codes.iter().enumerate() {
+                let (line, byte) = q8_place(index / depth, index % depth, depth);
+                assert_eq!(lines[line].0[byte], code, "{rows}x{depth}: code {index}");
+            }
+        }
+    }
+
+    #[test]
+    fn half_h_of_byte_4r_plus_j_of_a_q4_line_is_row_r_and_input_4h_plus_j() {
+        for (rows, depth) in [(0, 5), (1, 1), (16, 8), (17, 9), (33, 12), (40, 100)] {
+            let codes = codes(rows, depth, (-8, 7));
+            let mut lines = vec![CodeLine([99; 64]); q4_lines(rows, depth)];
+            pack_q4(&mut lines, &codes, rows, depth);
+            for (index, line) in lines.iter().enumerate() {
+                let (panel, unit) = (index / units(depth), index % units(depth));
+                for (byte, &pair) in line.0.iter().enumerate() {
+                    for half in 0..2 {
+                        let (row, input) = (panel * 16 + byte / 4, 8 * unit + 4 * half + byte % 4);
+                        let expected =
+                            if row < rows && input < depth { codes[row * depth + input] } else { 0 };
+                        let code = (pair as u8 >> (4 * half) & 15) as i8 - 8;
+                        assert_eq!(
+                            code, expected,
+                            "{rows}x{depth}: half {half} of byte {byte} of line {index}"
+                        );
+                    }
+                }
+            }
+            for (index, &code) in codes.iter().enumerate() {
+                let (line, byte, shift) = q4_place(index / depth, index % depth, depth);
+                let got = (lines[line].0[byte] as u8 >> shift & 15) as i8 - 8;
+                assert_eq!(got, code, "{rows}x{depth}: code {index}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_quantized_again_into_the_same_room() {
+        let kernels = crate::Kernels::best();
+        let mut room = QuantizedRows::default();
+        let large = room.quantize(kernels, &[1.0; 96], 48);
+        assert_eq!(
+            (large.codes.len(), large.scales.len(), large.sums),
+            (96, 2, &[4064, 2032, 4064, 2032][..])
+        );
+        let mut x = [0.0; 16];
+        x[2] = -254.0;
+        let small = room.quantize(kernels, &x, 3);
+        assert_eq!((small.codes[..3].to_vec(), small.codes.len()), (vec![0, 0, -127], 16));
+        assert_eq!((small.scales, small.sums), (&[2.0][..], &[-127][..]));
+        assert!(room.quantize(kernels, &[], 3).scales.is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "pack_q8: `lines` must hold 12")]
+    fn q8_lines_of_the_wrong_number_are_refused() {
+        pack_q8(&mut [CodeLine::default(); 11], &[0; 17 * 20], 17, 20);
+    }
+
+    #[test]
+    #[should_panic(expected = "pack_q4: `codes` must hold 340")]
+    fn q4_codes_of_the_wrong_number_are_refused() {
+        pack_q4(&mut [CodeLine::default(); 6], &[0; 339], 17, 20);
+    }
+}

@@ -1,6 +1,12 @@
-//! That the instruction sets with a fused multiply-add compute the same bits: a model trains alike on them.
+//! That the instruction sets with a fused multiply-add compute the same bits, so that a model trains alike on
+//! them; and that all kernels do in the operations that a quantized model is run with.
 
-use shoestring_kernels::{AdamwStep, Kernels, Line, PANEL_ROWS, as_floats, padded};
+use half::f16;
+use shoestring_kernels::quantized::{Quantized, groups, q4_lines, q8_lines};
+use shoestring_kernels::{
+    AdamwStep, CodeLine, Epilogue, HalfLine, Kernels, Line, PANEL_ROWS, as_codes, as_codes_mut, as_floats,
+    as_halves, padded,
+};
 use shoestring_kernels_conformance::available;
 use shoestring_kernels_conformance::buffers::Lines;
 use shoestring_kernels_conformance::compare::assert_same;
@@ -16,6 +22,86 @@ fn the_fused_instruction_sets_agree_bit_for_bit() {
     for kernels in fused {
         assert_same(&format!("{} as {}", kernels.name(), first.name()), &everything(kernels), &expected);
     }
+}
+
+#[test]
+fn all_kernels_agree_bit_for_bit_in_what_is_exact_or_unfused() {
+    let reference = Kernels::select("scalar").unwrap();
+    for seed in 0..60 {
+        let expected = everything_exact(reference, seed);
+        assert!(expected.iter().all(|value| value.is_finite()));
+        for kernels in available() {
+            assert_same(
+                &format!("{}, seed {seed}", kernels.name()),
+                &everything_exact(kernels, seed),
+                &expected,
+            );
+        }
+    }
+}
+
+/// Everything that is promised to be the same on all kernels, in one list, each from the results before it. The
+/// seed chooses shapes and numbers.
+fn everything_exact(kernels: &Kernels, seed: u64) -> Vec<f32> {
+    let mut random = Random(seed);
+    let mut below = |limit: u64| (random.bits() % limit) as usize;
+    let (rows, depth, panels) = (below(20), 1 + below(150), 1 + below(10));
+    let np = panels * PANEL_ROWS;
+    let gain = Lines::row(&random.floats(np));
+    let codes = |lines: usize, random: &mut Random| {
+        let mut codes = vec![CodeLine::default(); lines];
+        as_codes_mut(&mut codes).fill_with(|| (random.bits() % 255) as u8 as i8);
+        as_codes_mut(&mut codes).iter_mut().filter(|code| **code == -128).for_each(|code| *code = 127);
+        codes
+    };
+    let q8 = codes(q8_lines(np, depth), &mut random);
+    let q4 = codes(q4_lines(np, depth), &mut random);
+    let mut small = |length: usize| -> Vec<f32> { random.floats(length).iter().map(|x| 0.02 * x).collect() };
+    let q8_scales = Lines::row(&small(np));
+    let q4_scales = Lines::half_panels(&small(np * groups(depth)), np, groups(depth));
+    let weights = Lines::panels(&random.floats(np * depth), np, depth);
+    let half_weights = Lines::half_panels(&random.floats(16 * 3), 16, 3);
+    let x = random.rows(rows, depth); // [M, Kp]
+    let mut all = Vec::new();
+
+    let (mut a, mut scales, mut sums) = (vec![0; x.len()], vec![0.0; rows], vec![0; rows * groups(depth)]);
+    kernels.quantize_rows(&mut a, &mut scales, &mut sums, &x, depth);
+    all.extend(a.iter().map(|&code| f32::from(code)));
+    all.extend(scales.iter().copied().chain(sums.iter().map(|&sum| sum as f32)));
+    let a = Quantized { codes: &a, scales: &scales, sums: &sums };
+    let mut out = vec![0.0; rows * np]; // [M, Np]
+    kernels.gemm_q8(&mut out, a, &q8, &q8_scales, depth, Epilogue::Bias(&gain));
+    all.extend(&out);
+    kernels.gemm_q4(&mut out, a, &q4, &q4_scales, depth, Epilogue::Accumulate);
+    all.extend(&out);
+    kernels.gemm_unfused(&mut out, &x, &weights, depth, Epilogue::Accumulate);
+    all.extend(&out);
+    let mut z = vec![0.0; rows * np]; // [M, Np]
+    kernels.gemm_q8(&mut z, a, &q8, &q8_scales, depth, Epilogue::BiasSigmoid(&gain));
+    kernels.gemm_q4(&mut z, a, &q4, &q4_scales, depth, Epilogue::BiasSigmoid(&gain));
+    let mut h = random.floats(rows * np); // [M, Np]
+    kernels.cell_step(&mut h, &z, &out);
+    kernels.gemm_unfused(&mut z, &x, &weights, depth, Epilogue::BiasSigmoid(&gain));
+    kernels.cell_step(&mut h, &z, &out);
+    kernels.add_scaled_rows(&mut h, &out, &scales);
+    all.extend(z.iter().chain(&h));
+    let mut inverse_rms = vec![0.0; rows];
+    kernels.rms_norm(&mut out, &mut inverse_rms, &h, &gain, np, 1e-5);
+    all.extend(out.iter().chain(&inverse_rms));
+    kernels.softmax(&mut out);
+    all.extend(&out);
+
+    let mut row = vec![0.0; depth];
+    kernels.dequantize_q8(&mut row, &as_codes(&q8)[..depth], 0.3);
+    all.extend(&row);
+    let (bytes, halves) = (vec![-77; groups(depth) * 16], vec![f16::from_f32(0.1); groups(depth)]);
+    kernels.dequantize_q4(&mut row, &bytes, &halves);
+    all.extend(&row);
+    let half_weights: &[HalfLine] = &half_weights;
+    let mut row = vec![0.0; 48];
+    kernels.widen_f16(&mut row[..47], &as_halves(half_weights)[..47]);
+    all.extend(&row);
+    all
 }
 
 /// Everything a set of kernels computes from fixed numbers, in one list.

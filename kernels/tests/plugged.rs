@@ -3,7 +3,9 @@
 #[path = "../examples/plugged/kernels.rs"]
 mod example;
 
-use shoestring_kernels::{AdamwStep, Epilogue, Kernels, Line, Table, as_floats_mut};
+use half::f16;
+use shoestring_kernels::quantized::Quantized;
+use shoestring_kernels::{AdamwStep, CodeLine, Epilogue, HalfLine, Kernels, Line, Table, as_floats_mut};
 use shoestring_kernels_conformance::{Check, check, checks};
 
 #[test]
@@ -82,7 +84,8 @@ fn a_panic_of_a_kernel_is_a_failed_check() {
 }
 
 /// What may be wrong with an output, by number: a function's pointer in a table can have no other parameter.
-const FAULTS: [&str; 4] = ["writes past its buffer", "is wrong by 1 %", "gives NaN", "gives a wrong zero"];
+const FAULTS: [&str; 5] =
+    ["writes past its buffer", "is wrong by 1 %", "gives NaN", "gives a wrong zero", "is off by a bit"];
 const PAST_THE_BUFFER: usize = 0;
 
 fn spoiled<const FAULT: usize>(value: f64) -> f64 {
@@ -135,6 +138,20 @@ fn wrong_kernels() -> Vec<(&'static str, Kernels)> {
     }
     wrong! {
         gemm(out: &mut [f32], a: &[f32], weights: &[Line], depth: usize, epilogue: Epilogue<'_>), out;
+        gemm_unfused(out: &mut [f32], a: &[f32], weights: &[Line], depth: usize, epilogue: Epilogue<'_>), out;
+        gemm_f16(out: &mut [f32], a: &[f32], weights: &[HalfLine], depth: usize, epilogue: Epilogue<'_>), out;
+        gemm_q8(
+            out: &mut [f32], a: Quantized<'_>, weights: &[CodeLine], scales: &[Line], depth: usize,
+            epilogue: Epilogue<'_>
+        ), out;
+        gemm_q4(
+            out: &mut [f32], a: Quantized<'_>, weights: &[CodeLine], scales: &[HalfLine], depth: usize,
+            epilogue: Epilogue<'_>
+        ), out;
+        quantize_rows(codes: &mut [i8], scales: &mut [f32], sums: &mut [i32], x: &[f32], depth: usize), scales;
+        dequantize_q8(out: &mut [f32], codes: &[i8], scale: f32), out;
+        dequantize_q4(out: &mut [f32], codes: &[i8], scales: &[f16]), out;
+        widen_f16(out: &mut [f32], x: &[f16]), out;
         weight_gradient(
             gradient: &mut [Line], first_panel: usize, dy: &[f32], dy_stride: usize, x: &[f32], depth: usize
         ), as_floats_mut(gradient);
@@ -168,12 +185,85 @@ fn wrong_kernels() -> Vec<(&'static str, Kernels)> {
         ), as_floats_mut(second_moment);
         dropout(values: &mut [f32], key: u64, first: u64, keep: f32), values;
     }
-    unsafe fn sum_of_squares<const FAULT: usize>(values: &[f32]) -> f64 {
-        // SAFETY: any slice will do.
-        spoiled::<FAULT>(unsafe { (Table::SCALAR.sum_of_squares)(values) })
+    /// `wrong_result! { operation(arguments); }`, of what has a result and no output.
+    macro_rules! wrong_result {
+        ($($operation:ident($($argument:ident: $type:ty),*);)*) => {$({
+            unsafe fn $operation<const FAULT: usize>($($argument: $type),*) -> f64 {
+                // SAFETY: called with what `SCALAR` may be called with.
+                spoiled::<FAULT>(unsafe { (Table::SCALAR.$operation)($($argument),*) })
+            }
+            add(stringify!($operation), 1, Table { $operation: $operation::<1>, ..Table::SCALAR });
+            add(stringify!($operation), 2, Table { $operation: $operation::<2>, ..Table::SCALAR });
+            add(stringify!($operation), 3, Table { $operation: $operation::<3>, ..Table::SCALAR });
+        })*};
     }
-    add("sum_of_squares", 1, Table { sum_of_squares: sum_of_squares::<1>, ..Table::SCALAR });
-    add("sum_of_squares", 2, Table { sum_of_squares: sum_of_squares::<2>, ..Table::SCALAR });
-    add("sum_of_squares", 3, Table { sum_of_squares: sum_of_squares::<3>, ..Table::SCALAR });
+    wrong_result! {
+        sum_of_squares(values: &[f32]);
+        probe_multiply_adds(steps: usize);
+        probe_reads(lines: &[Line]);
+    }
+    /// Writes past the codes or the sums, or changes the last of them, as `CHANGE` says.
+    unsafe fn quantize_rows<const CHANGE: usize>(
+        codes: &mut [i8],
+        scales: &mut [f32],
+        sums: &mut [i32],
+        x: &[f32],
+        depth: usize,
+    ) {
+        // SAFETY: called with what `SCALAR` may be called with, in a check, whose buffers may be written past.
+        unsafe {
+            (Table::SCALAR.quantize_rows)(codes, scales, sums, x, depth);
+            match CHANGE {
+                0 => codes.as_mut_ptr().add(codes.len()).write(0),
+                1 => sums.as_mut_ptr().add(sums.len()).write(0),
+                2 => codes.iter_mut().rev().filter(|code| **code > 0).take(1).for_each(|code| *code -= 1),
+                _ => sums.iter_mut().rev().take(1).for_each(|sum| *sum += 1),
+            }
+        }
+    }
+    add("quantize_rows", 0, Table { quantize_rows: quantize_rows::<0>, ..Table::SCALAR });
+    add("quantize_rows", 0, Table { quantize_rows: quantize_rows::<1>, ..Table::SCALAR });
+    add("quantize_rows", 1, Table { quantize_rows: quantize_rows::<2>, ..Table::SCALAR });
+    add("quantize_rows", 1, Table { quantize_rows: quantize_rows::<3>, ..Table::SCALAR });
+    /// One unit in the last place, where the bits are promised.
+    fn next_up(out: &mut [f32]) {
+        out.iter_mut()
+            .rev()
+            .filter(|value| **value != 0.0)
+            .take(1)
+            .for_each(|value| *value = value.next_up());
+    }
+    /// `off_by_a_bit! { operation(arguments), the output; }`
+    macro_rules! off_by_a_bit {
+        ($($operation:ident($($argument:ident: $type:ty),*), $output:expr;)*) => {$({
+            unsafe fn $operation($($argument: $type),*) {
+                // SAFETY: called with what `SCALAR` may be called with.
+                unsafe { (Table::SCALAR.$operation)($($argument),*) };
+                next_up($output);
+            }
+            add(stringify!($operation), 4, Table { $operation, ..Table::SCALAR });
+        })*};
+    }
+    off_by_a_bit! {
+        gemm_unfused(out: &mut [f32], a: &[f32], weights: &[Line], depth: usize, epilogue: Epilogue<'_>), out;
+        gemm_q8(
+            out: &mut [f32], a: Quantized<'_>, weights: &[CodeLine], scales: &[Line], depth: usize,
+            epilogue: Epilogue<'_>
+        ), out;
+        gemm_q4(
+            out: &mut [f32], a: Quantized<'_>, weights: &[CodeLine], scales: &[HalfLine], depth: usize,
+            epilogue: Epilogue<'_>
+        ), out;
+        quantize_rows(codes: &mut [i8], scales: &mut [f32], sums: &mut [i32], x: &[f32], depth: usize), scales;
+        dequantize_q8(out: &mut [f32], codes: &[i8], scale: f32), out;
+        dequantize_q4(out: &mut [f32], codes: &[i8], scales: &[f16]), out;
+        widen_f16(out: &mut [f32], x: &[f16]), out;
+        cell_step(h: &mut [f32], z: &[f32], a: &[f32]), h;
+        add_scaled_rows(y: &mut [f32], x: &[f32], scale: &[f32]), y;
+        rms_norm(
+            out: &mut [f32], inverse_rms: &mut [f32], y: &[f32], gain: &[Line], width: usize, eps: f32
+        ), out;
+        softmax(values: &mut [f32]), values;
+    }
     all
 }

@@ -1,5 +1,5 @@
 //! Every operation of every set of kernels this CPU has, on operands of any shape and alignment, against the
-//! scalar kernels, within the rounding errors the operation may have.
+//! scalar kernels: bit for bit where that is promised, else within the rounding errors the operation may have.
 //!
 //! Buffers lie between guards (see `buffers`), and cargo-fuzz adds AddressSanitizer.
 
@@ -9,8 +9,10 @@ mod cell;
 mod loss;
 mod optimizer;
 mod products;
+mod quantized;
 mod rows;
 
+use half::f16;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use shoestring_kernels::Kernels;
@@ -22,6 +24,11 @@ use shoestring_kernels_conformance::random::Random;
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Operation {
     Gemm(products::Kind),
+    GemmF16(products::Kind),
+    GemmUnfused(products::Kind),
+    GemmQuantized(quantized::Format, products::Kind),
+    QuantizeRows,
+    Dequantize { format: quantized::Format, scale: u32 },
     WeightGradient { first_panel: u8, extra_columns: u8 },
     BiasGradient,
     TransposePanels,
@@ -41,7 +48,7 @@ enum Operation {
 
 #[derive(Arbitrary, Debug)]
 enum Input {
-    /// The functions of one variable, at any floats.
+    /// The functions of one variable, and one row to quantize, at any floats; the floats' halves, to widen.
     Functions { misalignment: u8, bits: Vec<u32> },
     /// The rest, on random numbers.
     Operation {
@@ -85,6 +92,11 @@ fuzz_target!(|input: Input| match input {
 fn run(operation: Operation, case: Case) {
     match operation {
         Operation::Gemm(kind) => products::gemm(case, kind),
+        Operation::GemmF16(kind) => products::gemm_f16(case, kind),
+        Operation::GemmUnfused(kind) => products::gemm_unfused(case, kind),
+        Operation::GemmQuantized(format, kind) => quantized::gemm(case, format, kind),
+        Operation::QuantizeRows => quantized::quantize_rows(case),
+        Operation::Dequantize { format, scale } => quantized::dequantize(case, format, scale),
         Operation::WeightGradient { first_panel, extra_columns } => {
             products::weight_gradient(case, usize::from(first_panel % 4), usize::from(extra_columns % 20))
         }
@@ -121,6 +133,10 @@ impl Case {
 
 fn functions(misalignment: usize, bits: &[u32]) {
     let x: Vec<f32> = bits.iter().map(|&bits| f32::from_bits(bits)).collect();
+    quantized::quantize_row(&x, misalignment);
+    let halves: Vec<f16> =
+        bits.iter().flat_map(|&bits| [bits, bits >> 16]).map(|half| f16::from_bits(half as u16)).collect();
+    quantized::widen(&halves, misalignment);
     for function in &accuracy::FUNCTIONS {
         for kernels in Kernels::available() {
             let mut out = Floats::unwritten(x.len(), misalignment);

@@ -14,51 +14,94 @@ pub enum Kind {
     BiasSigmoid,
 }
 
-pub fn gemm(mut case: Case, kind: Kind) {
-    let a = case.padded_rows(case.rows, case.inputs); // [M, Kp]
-    let (rows, inputs) = (case.rows, case.inputs);
-    product("gemm", case, kind, rows, a, |kernels, out, weights, a, epilogue| {
-        kernels.gemm(out, a, weights, inputs, epilogue);
+impl Kind {
+    /// What the output of a product is before: `start`, or not to be read.
+    pub fn out(self, start: &[f32], misalignment: usize) -> Floats {
+        match self {
+            Self::Accumulate => Floats::new(start, misalignment),
+            _ => Floats::unwritten(start.len(), misalignment),
+        }
+    }
+
+    pub fn epilogue(self, bias: &[Line]) -> Epilogue<'_> {
+        match self {
+            Self::Store => Epilogue::Store,
+            Self::Accumulate => Epilogue::Accumulate,
+            Self::Bias => Epilogue::Bias(bias),
+            Self::BiasSigmoid => Epilogue::BiasSigmoid(bias),
+        }
+    }
+}
+
+pub fn gemm(case: Case, kind: Kind) {
+    let Case { inputs, outputs, .. } = case;
+    let operands = operands(case);
+    compare_product(operands, ("gemm", kind), |kernels, out, a, weights, epilogue| {
+        kernels.gemm(out, a, &Lines::panels(weights, outputs, inputs), inputs, epilogue);
     });
 }
 
-/// What both products have in common; `multiply` is the one to check.
-fn product(
-    operation: &str,
-    mut case: Case,
-    kind: Kind,
+pub fn gemm_f16(mut case: Case, kind: Kind) {
+    case.scale = case.scale.min(256.0); // a half-precision float is at most 65504
+    let Case { inputs, outputs, .. } = case;
+    compare_product(operands(case), ("gemm_f16", kind), |kernels, out, a, weights, epilogue| {
+        kernels.gemm_f16(out, a, &Lines::half_panels(weights, outputs, inputs), inputs, epilogue);
+    });
+}
+
+pub fn gemm_unfused(case: Case, kind: Kind) {
+    let Case { rows, inputs, outputs, misalignment, .. } = case;
+    let Operands { values: [a, weights, bias, start], .. } = operands(case);
+    compare_exactly(&format!("gemm_unfused {kind:?} {rows}x{inputs}x{outputs}"), |kernels| {
+        let (weights, bias) = (Lines::panels(&weights, outputs, inputs), Lines::row(&bias));
+        let mut out = kind.out(&start, misalignment);
+        let a = Floats::new(&a, 15 - misalignment);
+        kernels.gemm_unfused(&mut out, &a, &weights, inputs, kind.epilogue(&bias));
+        out.to_vec()
+    });
+}
+
+/// The operands of a product.
+struct Operands {
     rows: usize,
-    left: Vec<f32>,
-    multiply: impl Fn(&Kernels, &mut [f32], &[Line], &[f32], Epilogue<'_>),
+    inputs: usize,
+    outputs: usize,
+    misalignment: usize,
+    /// a [M, Kp], weights [N, K], bias `[N]`, and what is in the output before [M, Np].
+    values: [Vec<f32>; 4],
+}
+
+fn operands(mut case: Case) -> Operands {
+    let Case { rows, inputs, outputs, misalignment, .. } = case;
+    let values = [
+        case.padded_rows(rows, inputs),
+        case.floats(outputs * inputs),
+        case.floats(outputs),
+        case.padded_rows(rows, outputs),
+    ];
+    Operands { rows, inputs, outputs, misalignment, values }
+}
+
+/// Compares products up to their rounding errors; `multiply` takes out, a and the row-major weights.
+fn compare_product(
+    operands: Operands,
+    (operation, kind): (&str, Kind),
+    multiply: impl Fn(&Kernels, &mut [f32], &[f32], &[f32], Epilogue<'_>),
 ) {
-    let Case { inputs, outputs, misalignment, .. } = case;
-    let weights = case.floats(outputs * inputs); // [N, K]
-    let bias = case.floats(outputs); // [N]
-    let out = case.padded_rows(rows, outputs); // [M, Np]: what is there before
-    let run = |kernels: &Kernels, kind: Kind, [left, weights, bias, out]: &[Vec<f32>; 4]| {
-        let (weights, bias) = (Lines::panels(weights, outputs, inputs), Lines::row(bias));
-        let left = Floats::new(left, 15 - misalignment);
-        let mut out = match kind {
-            Kind::Accumulate => Floats::new(out, misalignment),
-            _ => Floats::unwritten(out.len(), misalignment),
-        };
-        let epilogue = match kind {
-            Kind::Store => Epilogue::Store,
-            Kind::Accumulate => Epilogue::Accumulate,
-            Kind::Bias => Epilogue::Bias(&bias),
-            Kind::BiasSigmoid => Epilogue::BiasSigmoid(&bias),
-        };
-        multiply(kernels, &mut out, &weights, &left, epilogue);
+    let Operands { rows, inputs, outputs, misalignment, values } = operands;
+    let run = |kernels: &Kernels, kind: Kind, [a, weights, bias, start]: &[Vec<f32>; 4]| {
+        let (a, bias) = (Floats::new(a, 15 - misalignment), Lines::row(bias));
+        let mut out = kind.out(start, misalignment);
+        multiply(kernels, &mut out, &a, weights, kind.epilogue(&bias));
         out.to_vec()
     };
-    let operands = [left, weights, bias, out];
     let linear = if kind == Kind::BiasSigmoid { Kind::Bias } else { kind };
-    let mut expected = sums(inputs, &operands, |kernels, operands| run(kernels, linear, operands));
+    let mut expected = sums(inputs, &values, |kernels, values| run(kernels, linear, values));
     if kind == Kind::BiasSigmoid {
         expected = expected.into_iter().map(sigmoid).collect();
     }
     let what = format!("{operation} {kind:?} {rows}x{inputs}x{outputs}");
-    compare_all(&what, &expected, |kernels| run(kernels, kind, &operands));
+    compare_all(&what, &expected, |kernels| run(kernels, kind, &values));
 }
 
 /// The sigmoid's slope is at most a quarter, and its relative error 4 units in the last place.

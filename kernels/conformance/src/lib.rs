@@ -74,6 +74,7 @@ pub mod buffers;
 mod cell;
 pub mod compare;
 mod dropout;
+mod exact;
 pub mod failure;
 mod functions;
 mod gradients;
@@ -81,6 +82,8 @@ mod loss;
 mod optimizer;
 mod probe;
 mod products;
+mod quantization;
+mod quantized;
 pub mod random;
 mod refusals;
 mod rows;
@@ -97,6 +100,8 @@ const LENGTHS: [usize; 17] = [0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63
 /// The files of checks, in the order in which [`check`] runs them.
 const SUITE: &[&[Check]] = &[
     products::CHECKS,
+    quantized::CHECKS,
+    quantization::CHECKS,
     gradients::CHECKS,
     cell::CHECKS,
     rows::CHECKS,
@@ -104,6 +109,7 @@ const SUITE: &[&[Check]] = &[
     loss::CHECKS,
     optimizer::CHECKS,
     dropout::CHECKS,
+    exact::CHECKS,
     probe::CHECKS,
     splits::CHECKS,
     refusals::CHECKS,

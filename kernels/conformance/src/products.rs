@@ -4,16 +4,19 @@ use crate::buffers::{Floats, Lines};
 use crate::compare::{Expected, assert_close, assert_same, reduction_bound};
 use crate::failure::case;
 use crate::random::{Random, for_any};
-use shoestring_kernels::{Epilogue, Kernels, Line, PANEL_ROWS, padded};
+use half::f16;
+use shoestring_kernels::{Epilogue, HalfLine, Kernels, Line, PANEL_ROWS, padded};
 
 checks! {
-    gemm_of_every_tile_and_epilogue: gemm;
-    gemm_of_the_shapes_of_training: gemm;
-    gemm_of_any_shape: gemm;
-    one_row_is_the_rows_of_many_bit_for_bit: gemm;
-    no_panels_and_no_rows_are_no_work: gemm;
-    nan_and_infinity_stay_in_their_row: gemm;
-    denormal_products_are_not_flushed: gemm;
+    gemm_of_every_tile_and_epilogue: gemm, gemm_f16, gemm_unfused;
+    gemm_of_the_shapes_of_training: gemm, gemm_f16, gemm_unfused;
+    gemm_of_any_shape: gemm, gemm_f16, gemm_unfused;
+    one_row_is_the_rows_of_many_bit_for_bit: gemm, gemm_f16, gemm_unfused;
+    no_panels_and_no_rows_are_no_work: gemm, gemm_f16, gemm_unfused;
+    nan_and_infinity_stay_in_their_row: gemm, gemm_f16, gemm_unfused;
+    denormal_products_are_not_flushed: gemm, gemm_unfused;
+    half_precision_weights_are_widened_exactly: gemm_f16;
+    unfused_products_are_rounded_twice: gemm_unfused;
 }
 
 /// Rows of activations: around every tile height, alone and after whole tiles.
@@ -23,8 +26,29 @@ pub(crate) const OUTPUTS: [usize; 12] = [1, 15, 16, 17, 33, 48, 49, 65, 96, 100,
 /// Inputs, around one, two and several lines.
 pub(crate) const INPUTS: [usize; 7] = [1, 2, 15, 16, 17, 33, 96];
 
+/// The operations that are products of floats.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Product {
+    Gemm,
+    GemmF16,
+    GemmUnfused,
+}
+
+const PRODUCTS: [Product; 3] = [Product::Gemm, Product::GemmF16, Product::GemmUnfused];
+
+impl Product {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Gemm => "gemm",
+            Self::GemmF16 => "gemm_f16",
+            Self::GemmUnfused => "gemm_unfused",
+        }
+    }
+}
+
 /// The operands of a product, and what it should be.
 struct Case {
+    product: Product,
     rows: usize,
     inputs: usize,
     outputs: usize,
@@ -34,24 +58,30 @@ struct Case {
     out: Vec<f32>,     // [M, Np]: what is in the output before
 }
 
+/// The epilogues, without their operands.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Kind {
+pub(crate) enum Kind {
     Store,
     Accumulate,
     Bias,
     BiasSigmoid,
 }
 
-const KINDS: [Kind; 4] = [Kind::Store, Kind::Accumulate, Kind::Bias, Kind::BiasSigmoid];
+pub(crate) const KINDS: [Kind; 4] = [Kind::Store, Kind::Accumulate, Kind::Bias, Kind::BiasSigmoid];
 
 impl Case {
-    fn random(random: &mut Random, rows: usize, inputs: usize, outputs: usize) -> Self {
+    fn random(random: &mut Random, product: Product, rows: usize, inputs: usize, outputs: usize) -> Self {
+        let mut weights = random.floats(outputs * inputs);
+        if product == Product::GemmF16 {
+            weights.iter_mut().for_each(|weight| *weight = f16::from_f32(*weight).to_f32());
+        }
         Self {
+            product,
             rows,
             inputs,
             outputs,
             a: random.rows(rows, inputs),
-            weights: random.floats(outputs * inputs),
+            weights,
             bias: random.floats(outputs),
             out: random.rows(rows, outputs),
         }
@@ -85,12 +115,43 @@ impl Case {
         (0..self.rows * np).map(element).collect()
     }
 
-    fn gemm(&self, kernels: &Kernels, kind: Kind, misalignment: usize) -> Vec<f32> {
-        case(format_args!("gemm {kind:?} {}x{}x{}", self.rows, self.inputs, self.outputs));
-        let (weights, bias) = (self.panels(), Lines::row(&self.bias));
-        let a = Floats::new(&self.a, misalignment);
-        let mut out = self.out_buffer(kind, misalignment);
-        kernels.gemm(&mut out, &a, &weights, self.inputs, epilogue(kind, &bias));
+    /// [M, Np]: plain sums, of which every product and every addition is rounded.
+    fn rounded_twice(&self, kind: Kind) -> Vec<f32> {
+        let (kp, np) = (padded(self.inputs), padded(self.outputs));
+        let element = |index: usize| {
+            let (m, n) = (index / np, index % np);
+            if n >= self.outputs {
+                return 0.0;
+            }
+            let start = match kind {
+                Kind::Store => 0.0,
+                Kind::Accumulate => self.out[index],
+                Kind::Bias | Kind::BiasSigmoid => self.bias[n],
+            };
+            (0..self.inputs)
+                .fold(start, |sum, k| sum + self.a[m * kp + k] * self.weights[n * self.inputs + k])
+        };
+        (0..self.rows * np).map(element).collect()
+    }
+
+    fn run(&self, kernels: &Kernels, kind: Kind, misalignment: usize) -> Vec<f32> {
+        let Self { product, rows, inputs, outputs, .. } = *self;
+        case(format_args!("{} {kind:?} {rows}x{inputs}x{outputs}", product.name()));
+        let (bias, a) = (Lines::row(&self.bias), Floats::new(&self.a, misalignment));
+        let epilogue = epilogue(kind, &bias);
+        let mut out = match kind {
+            Kind::Accumulate => Floats::new(&self.out, misalignment),
+            _ => Floats::unwritten(self.out.len(), misalignment),
+        };
+        let panels = || Lines::panels(&self.weights, outputs, inputs);
+        match product {
+            Product::Gemm => kernels.gemm(&mut out, &a, &panels(), inputs, epilogue),
+            Product::GemmUnfused => kernels.gemm_unfused(&mut out, &a, &panels(), inputs, epilogue),
+            Product::GemmF16 => {
+                let weights = Lines::half_panels(&self.weights, outputs, inputs);
+                kernels.gemm_f16(&mut out, &a, &weights, inputs, epilogue);
+            }
+        }
         out.into_vec()
     }
 
@@ -98,6 +159,7 @@ impl Case {
     fn row(&self, row: usize) -> Self {
         let of = |values: &[f32], width: usize| values[row * padded(width)..][..padded(width)].to_vec();
         Self {
+            product: self.product,
             rows: 1,
             inputs: self.inputs,
             outputs: self.outputs,
@@ -107,20 +169,9 @@ impl Case {
             out: of(&self.out, self.outputs),
         }
     }
-
-    fn panels(&self) -> Lines {
-        Lines::panels(&self.weights, self.outputs, self.inputs)
-    }
-
-    fn out_buffer(&self, kind: Kind, misalignment: usize) -> Floats {
-        match kind {
-            Kind::Accumulate => Floats::new(&self.out, misalignment),
-            _ => Floats::unwritten(self.out.len(), misalignment),
-        }
-    }
 }
 
-fn epilogue(kind: Kind, bias: &[Line]) -> Epilogue<'_> {
+pub(crate) fn epilogue(kind: Kind, bias: &[Line]) -> Epilogue<'_> {
     match kind {
         Kind::Store => Epilogue::Store,
         Kind::Accumulate => Epilogue::Accumulate,
@@ -135,23 +186,30 @@ fn gemm_of_every_tile_and_epilogue(kernels: &Kernels) {
         for (i, outputs) in OUTPUTS.into_iter().enumerate() {
             for (j, kind) in KINDS.into_iter().enumerate() {
                 let inputs = INPUTS[(rows + i + j) % INPUTS.len()];
-                let case = Case::random(&mut random, rows, inputs, outputs);
-                assert_close("out", &case.gemm(kernels, kind, (i + j) % 2), &case.expected(kind));
+                for product in PRODUCTS {
+                    let case = Case::random(&mut random, product, rows, inputs, outputs);
+                    assert_close("out", &case.run(kernels, kind, (i + j) % 2), &case.expected(kind));
+                }
             }
         }
     }
 }
 
 fn gemm_of_the_shapes_of_training(kernels: &Kernels) {
-    let case = Case::random(&mut Random(2), 80, 96, 96);
-    assert_close("out", &case.gemm(kernels, Kind::Bias, 0), &case.expected(Kind::Bias));
+    for product in PRODUCTS {
+        let case = Case::random(&mut Random(2), product, 80, 96, 96);
+        assert_close("out", &case.run(kernels, Kind::Bias, 0), &case.expected(Kind::Bias));
+    }
 }
 
 fn gemm_of_any_shape(kernels: &Kernels) {
     let shapes = (0_usize..40, 1_usize..70, 1_usize..150, 0_usize..4, 0_usize..16, 0_u64..);
     for_any(shapes, |(rows, inputs, outputs, kind, misalignment, seed)| {
-        let case = Case::random(&mut Random(seed), rows, inputs, outputs);
-        assert_close("out", &case.gemm(kernels, KINDS[kind], misalignment), &case.expected(KINDS[kind]));
+        let kind = KINDS[kind];
+        for product in PRODUCTS {
+            let case = Case::random(&mut Random(seed), product, rows, inputs, outputs);
+            assert_close("out", &case.run(kernels, kind, misalignment), &case.expected(kind));
+        }
     });
 }
 
@@ -160,13 +218,15 @@ fn one_row_is_the_rows_of_many_bit_for_bit(kernels: &Kernels) {
     for outputs in OUTPUTS {
         for inputs in INPUTS {
             for kind in KINDS {
-                let case = Case::random(&mut random, 3, inputs, outputs);
-                let together = case.gemm(kernels, kind, 0);
-                for (m, together) in together.chunks_exact(padded(outputs)).enumerate() {
-                    let row = case.row(m);
-                    let alone = row.gemm(kernels, kind, 1);
-                    assert_close("out", &alone, &row.expected(kind));
-                    assert_same(&format!("out, as row {m} of 3"), &alone, together);
+                for product in PRODUCTS {
+                    let case = Case::random(&mut random, product, 3, inputs, outputs);
+                    let together = case.run(kernels, kind, 0);
+                    for (m, together) in together.chunks_exact(padded(outputs)).enumerate() {
+                        let row = case.row(m);
+                        let alone = row.run(kernels, kind, 1);
+                        assert_close("out", &alone, &row.expected(kind));
+                        assert_same(&format!("out, as row {m} of 3"), &alone, together);
+                    }
                 }
             }
         }
@@ -174,27 +234,34 @@ fn one_row_is_the_rows_of_many_bit_for_bit(kernels: &Kernels) {
 }
 
 fn no_panels_and_no_rows_are_no_work(kernels: &Kernels) {
-    case("gemm 2x5x0");
-    kernels.gemm(&mut Floats::unwritten(0, 0), &[0.0; 32], &[], 5, Epilogue::Store);
-    case("gemm 0x5x16");
-    kernels.gemm(&mut Floats::unwritten(0, 0), &[], &[Line::default(); 5], 5, Epilogue::Store);
-    case("gemm 1x5x0");
-    kernels.gemm(&mut Floats::unwritten(0, 0), &[0.0; 16], &[], 5, Epilogue::Store);
+    let (lines, halves) = ([Line::default(); 5], [HalfLine::default(); 5]);
+    for (rows, panels) in [(2, 0), (1, 0), (0, 1), (0, 0)] {
+        let (a, lines, halves) = (vec![0.0; 16 * rows], &lines[..5 * panels], &halves[..5 * panels]);
+        let nothing = || Floats::unwritten(0, 0);
+        case(format_args!("gemm {rows}x5x{}", 16 * panels));
+        kernels.gemm(&mut nothing(), &a, lines, 5, Epilogue::Store);
+        case(format_args!("gemm_f16 {rows}x5x{}", 16 * panels));
+        kernels.gemm_f16(&mut nothing(), &a, halves, 5, Epilogue::Store);
+        case(format_args!("gemm_unfused {rows}x5x{}", 16 * panels));
+        kernels.gemm_unfused(&mut nothing(), &a, lines, 5, Epilogue::Store);
+    }
 }
 
 fn nan_and_infinity_stay_in_their_row(kernels: &Kernels) {
-    let mut case = Case::random(&mut Random(4), 9, 17, 33);
-    let np = padded(case.outputs);
-    let clean = case.gemm(kernels, Kind::Store, 0);
-    for poison in [f32::NAN, f32::INFINITY] {
-        case.a[4 * padded(case.inputs) + 16] = poison;
-        let got = case.gemm(kernels, Kind::Store, 0);
-        for (m, (got, clean)) in got.chunks_exact(np).zip(clean.chunks_exact(np)).enumerate() {
-            if m == 4 {
-                let spoiled = &got[..case.outputs];
-                assert!(spoiled.iter().all(|x| !x.is_finite()), "{poison} in row 4 gives {spoiled:?}");
-            } else {
-                assert_same(&format!("row {m}, {poison} being in row 4"), got, clean);
+    for product in PRODUCTS {
+        let mut case = Case::random(&mut Random(4), product, 9, 17, 33);
+        let np = padded(case.outputs);
+        let clean = case.run(kernels, Kind::Store, 0);
+        for poison in [f32::NAN, f32::INFINITY] {
+            case.a[4 * padded(case.inputs) + 16] = poison;
+            let got = case.run(kernels, Kind::Store, 0);
+            for (m, (got, clean)) in got.chunks_exact(np).zip(clean.chunks_exact(np)).enumerate() {
+                if m == 4 {
+                    let spoiled = &got[..case.outputs];
+                    assert!(spoiled.iter().all(|x| !x.is_finite()), "{poison} in row 4 gives {spoiled:?}");
+                } else {
+                    assert_same(&format!("row {m}, {poison} being in row 4"), got, clean);
+                }
             }
         }
     }
@@ -205,9 +272,62 @@ fn denormal_products_are_not_flushed(kernels: &Kernels) {
     for rows in [1, 2] {
         let mut a = vec![0.0; rows * PANEL_ROWS];
         a.iter_mut().step_by(PANEL_ROWS).for_each(|a| *a = 1e-20);
+        let assert_denormal = |values: &[f32]| {
+            assert!(values.iter().all(|value| (0.9e-40..1.1e-40).contains(value)), "{values:?}");
+        };
+        let [mut fused, mut unfused] = [(); 2].map(|()| Floats::unwritten(rows * PANEL_ROWS, 0));
         case(format_args!("gemm {rows}x1x16 of denormal results"));
-        let mut out = Floats::unwritten(rows * PANEL_ROWS, 0);
-        kernels.gemm(&mut out, &a, &weights, 1, Epilogue::Store);
-        assert!(out.iter().all(|value| (0.9e-40..1.1e-40).contains(value)), "{:?}", &out[..]);
+        kernels.gemm(&mut fused, &a, &weights, 1, Epilogue::Store);
+        assert_denormal(&fused);
+        case(format_args!("gemm_unfused {rows}x1x16 of denormal results"));
+        kernels.gemm_unfused(&mut unfused, &a, &weights, 1, Epilogue::Store);
+        assert_denormal(&unfused);
+    }
+}
+
+/// Among them denormals, infinities and NaN, each of which stays in its output.
+fn half_precision_weights_are_widened_exactly(kernels: &Kernels) {
+    let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
+    let lines: Vec<HalfLine> = all.as_chunks().0.iter().map(|&halves| HalfLine(halves)).collect();
+    let expected: Vec<f32> = all.iter().map(|&half| widened(half)).collect();
+    let weights = Lines::new(&lines);
+    for rows in [1, 2] {
+        let mut a = vec![0.0; rows * PANEL_ROWS];
+        a.iter_mut().step_by(PANEL_ROWS).for_each(|a| *a = 1.0);
+        case(format_args!("gemm_f16 {rows}x1x65536 of every half"));
+        let mut out = Floats::new(&vec![-0.0; rows * all.len()], 0); // so that -0 stays
+        kernels.gemm_f16(&mut out, &a, &weights, 1, Epilogue::Accumulate);
+        for out in out.chunks_exact(all.len()) {
+            assert_same("out", out, &expected);
+        }
+    }
+}
+
+/// The value of a half-precision float, from its fields.
+pub(crate) fn widened(half: f16) -> f32 {
+    let bits = half.to_bits();
+    let (sign, exponent, fraction) =
+        (if bits >> 15 == 0 { 1.0 } else { -1.0 }, i32::from(bits >> 10 & 31), f32::from(bits & 1023));
+    sign * match (exponent, fraction) {
+        (31, 0.0) => f32::INFINITY,
+        (31, _) => f32::NAN,
+        (0, _) => fraction * 2.0_f32.powi(-24),
+        _ => (1024.0 + fraction) * 2.0_f32.powi(exponent - 25),
+    }
+}
+
+fn unfused_products_are_rounded_twice(kernels: &Kernels) {
+    let reference = Kernels::select("scalar").unwrap();
+    let mut random = Random(5);
+    for rows in ROWS {
+        for (i, outputs) in OUTPUTS.into_iter().enumerate() {
+            let inputs = INPUTS[(rows + i) % INPUTS.len()];
+            let case = Case::random(&mut random, Product::GemmUnfused, rows, inputs, outputs);
+            for kind in [Kind::Store, Kind::Accumulate, Kind::Bias] {
+                assert_same("out", &case.run(kernels, kind, i % 16), &case.rounded_twice(kind));
+            }
+            let kind = Kind::BiasSigmoid;
+            assert_same("out", &case.run(kernels, kind, i % 16), &case.run(reference, kind, 0));
+        }
     }
 }

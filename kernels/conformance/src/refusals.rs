@@ -1,10 +1,15 @@
 //! Buffers of the wrong length are refused, by name, before any kernel sees them.
 
 use crate::failure::panic_message;
-use shoestring_kernels::{AdamwStep, Epilogue, Kernels, Line, PANEL_ROWS};
+use half::f16;
+use shoestring_kernels::quantized::Quantized;
+use shoestring_kernels::{AdamwStep, CodeLine, Epilogue, HalfLine, Kernels, Line, PANEL_ROWS};
 
 checks! {
     of_products: gemm, transpose_panels;
+    of_products_with_other_weights: gemm_unfused, gemm_f16;
+    of_quantized_products: gemm_q8, gemm_q4;
+    of_quantization: quantize_rows, dequantize_q8, dequantize_q4, widen_f16;
     of_gradients: weight_gradient, bias_gradient;
     of_the_cell: cell_forward, cell_backward, cell_step;
     of_rows: add_scaled_rows, dot_rows, rms_norm, rms_norm_backward;
@@ -12,6 +17,8 @@ checks! {
 }
 
 const LINE: Line = Line([0.0; PANEL_ROWS]);
+const HALF_LINE: HalfLine = HalfLine([f16::ZERO; PANEL_ROWS]);
+const CODE_LINE: CodeLine = CodeLine([0; 64]);
 
 /// Runs `call`, which must panic with `message`.
 #[track_caller]
@@ -47,6 +54,114 @@ fn of_products(kernels: &Kernels) {
     });
     refused("transpose_panels: `weights` must have length 66, got 65", || {
         kernels.transpose_panels(&mut [LINE; 51], &[LINE; 65], 17, 33);
+    });
+}
+
+fn of_products_with_other_weights(kernels: &Kernels) {
+    let (a, lines, halves) = ([0.0; 64], [LINE; 6], [HALF_LINE; 6]);
+    let (mut out, mut short) = ([0.0; 128], [0.0; 127]);
+    let unfused = |message: &str, out: &mut [f32], a: &[f32], weights, depth, epilogue: Epilogue<'_>| {
+        refused(message, || kernels.gemm_unfused(out, a, &lines[..weights], depth, epilogue));
+    };
+    let store = Epilogue::Store;
+    unfused("gemm_unfused: `out` must have length 128, got 127", &mut short, &a, 6, 3, store);
+    unfused("gemm_unfused: `a` must be a whole number of rows of 16, got 63", &mut out, &a[1..], 6, 3, store);
+    let panels = "gemm_unfused: `weights` must be a whole number of panels of 3 lines, got 5";
+    unfused(panels, &mut out, &a, 5, 3, store);
+    let bias = Epilogue::BiasSigmoid(&[LINE]);
+    unfused("gemm_unfused: `bias` must have length 2, got 1", &mut out, &a, 6, 3, bias);
+    unfused("gemm_unfused: `depth` must be at least 1, got 0", &mut out, &a, 6, 0, store);
+
+    let half = |message: &str, out: &mut [f32], a: &[f32], weights, depth, epilogue: Epilogue<'_>| {
+        refused(message, || kernels.gemm_f16(out, a, &halves[..weights], depth, epilogue));
+    };
+    half("gemm_f16: `out` must have length 128, got 127", &mut short, &a, 6, 3, store);
+    half("gemm_f16: `a` must be a whole number of rows of 16, got 63", &mut out, &a[1..], 6, 3, store);
+    let panels = "gemm_f16: `weights` must be a whole number of panels of 3 lines, got 5";
+    half(panels, &mut out, &a, 5, 3, store);
+    half("gemm_f16: `bias` must have length 2, got 1", &mut out, &a, 6, 3, bias);
+    half("gemm_f16: `depth` must be at least 1, got 0", &mut out, &a, 6, 0, store);
+}
+
+/// Lengths of the buffers of a product with quantized weights.
+#[derive(Clone, Copy)]
+struct Lengths {
+    out: usize,
+    codes: usize,
+    a_scales: usize,
+    sums: usize,
+    weights: usize,
+    scales: usize,
+    bias: usize,
+    depth: usize,
+}
+
+/// What is refused of both formats: 2 rows, 40 inputs and 2 panels, of which the product with `weights` lines and
+/// `scales` lines of scales is right.
+fn of_a_quantized_product(
+    operation: &str,
+    (weights, scales): (usize, usize),
+    run: impl Fn(&mut [f32], Quantized<'_>, Lengths),
+) {
+    let right = Lengths { out: 64, codes: 96, a_scales: 2, sums: 4, weights, scales, bias: 2, depth: 40 };
+    let call = |lengths: Lengths| {
+        let Lengths { out, codes, a_scales, sums, .. } = lengths;
+        let (codes, a_scales, sums) = (vec![0; codes], vec![0.0; a_scales], vec![0; sums]);
+        let a = Quantized { codes: &codes, scales: &a_scales, sums: &sums };
+        run(&mut vec![0.0; out], a, lengths);
+    };
+    call(right);
+    let refused = |message: &str, lengths| refused(&format!("{operation}: {message}"), || call(lengths));
+    refused("`out` must have length 64, got 65", Lengths { out: 65, ..right });
+    refused("`a.codes` must have length 96, got 95", Lengths { codes: 95, ..right });
+    refused("`a.codes` must have length 144, got 96", Lengths { a_scales: 3, ..right });
+    refused("`a.sums` must have length 4, got 2", Lengths { sums: 2, ..right });
+    let rows = format!("`weights` must be a whole number of rows of {}, got {}", weights / 2, weights - 1);
+    refused(&rows, Lengths { weights: weights - 1, ..right });
+    let length = format!("`scales` must have length {scales}, got {}", scales + 1);
+    refused(&length, Lengths { scales: scales + 1, ..right });
+    refused("`bias` must have length 2, got 3", Lengths { bias: 3, ..right });
+    refused("`depth` must be at least 1, got 0", Lengths { depth: 0, ..right });
+    refused("`depth` must be at most 65536, got 65537", Lengths { depth: 65_537, ..right });
+}
+
+fn of_quantized_products(kernels: &Kernels) {
+    of_a_quantized_product("gemm_q8", (20, 2), |out, a, lengths| {
+        let (weights, scales) = (vec![CODE_LINE; lengths.weights], vec![LINE; lengths.scales]);
+        let bias = vec![LINE; lengths.bias];
+        kernels.gemm_q8(out, a, &weights, &scales, lengths.depth, Epilogue::Bias(&bias));
+    });
+    of_a_quantized_product("gemm_q4", (10, 4), |out, a, lengths| {
+        let (weights, scales) = (vec![CODE_LINE; lengths.weights], vec![HALF_LINE; lengths.scales]);
+        let bias = vec![LINE; lengths.bias];
+        kernels.gemm_q4(out, a, &weights, &scales, lengths.depth, Epilogue::Bias(&bias));
+    });
+}
+
+fn of_quantization(kernels: &Kernels) {
+    let quantize = |codes: usize, scales: usize, sums: usize, x: usize, depth: usize| {
+        move || {
+            let (mut codes, mut scales, mut sums) = (vec![0; codes], vec![0.0; scales], vec![0; sums]);
+            kernels.quantize_rows(&mut codes, &mut scales, &mut sums, &vec![0.0; x], depth);
+        }
+    };
+    quantize(96, 2, 4, 96, 40)();
+    refused("quantize_rows: `depth` must be at least 1, got 0", quantize(96, 2, 4, 96, 0));
+    refused("quantize_rows: `x` must be a whole number of rows of 48, got 95", quantize(96, 2, 4, 95, 40));
+    refused("quantize_rows: `codes` must have length 96, got 97", quantize(97, 2, 4, 96, 40));
+    refused("quantize_rows: `scales` must have length 2, got 1", quantize(96, 1, 4, 96, 40));
+    refused("quantize_rows: `sums` must have length 4, got 3", quantize(96, 2, 3, 96, 40));
+    refused("dequantize_q8: `codes` must have length 5, got 4", || {
+        kernels.dequantize_q8(&mut [0.0; 5], &[0; 4], 1.0);
+    });
+    refused("dequantize_q4: `scales` must have length 2, got 1", || {
+        kernels.dequantize_q4(&mut [0.0; 33], &[0; 32], &[f16::ZERO]);
+    });
+    refused("dequantize_q4: `codes` must have length 32, got 17", || {
+        kernels.dequantize_q4(&mut [0.0; 33], &[0; 17], &[f16::ZERO; 2]);
+    });
+    refused("widen_f16: `x` must have length 5, got 6", || {
+        kernels.widen_f16(&mut [0.0; 5], &[f16::ZERO; 6]);
     });
 }
 

@@ -3,6 +3,8 @@
 //! Integer sums are exact, and all floating-point work is unfused and in one order: every instruction set
 //! gives the same bits.
 
+#![allow(clippy::needless_range_loop, reason = "a tile is indexed alike in registers and in memory")]
+
 use super::math::sigmoid_vector;
 use crate::line::{CodeLine, HalfLine, Line, PANEL_ROWS, padded};
 use crate::quantized::{GROUP, Quantized, UNIT, code_lines, groups, units};
@@ -312,9 +314,10 @@ impl<F: Format> Job<'_, F> {
         let value = match self.epilogue {
             Epilogue::Store => product,
             Epilogue::Accumulate => f.add(f.load(out), product),
-            // SAFETY: a bias has a line for every panel.
             Epilogue::Bias(bias) | Epilogue::BiasSigmoid(bias) => {
-                f.add(f.load(unsafe { &bias.get_unchecked(panel).0 }), product)
+                // SAFETY: a bias has a line for every panel.
+                let bias = unsafe { bias.get_unchecked(panel) };
+                f.add(f.load(&bias.0), product)
             }
         };
         let sigmoid = matches!(self.epilogue, Epilogue::BiasSigmoid(_));

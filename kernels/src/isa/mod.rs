@@ -72,8 +72,9 @@ macro_rules! instantiate {
 
         // SAFETY: `detect` hands these out only where the CPU has the instruction set, which is what the
         // functions need beside checked shapes.
-        pub(super) static KERNELS: crate::kernels::Kernels =
-            unsafe { crate::kernels::Kernels::plug($name, $description, TABLE) };
+        static KERNELS: crate::kernels::Kernels = unsafe {
+            crate::kernels::Kernels::plug($name, $description, TABLE)
+        };
 
         $(crate::isa::entry! { $token $attributes $operation($($argument: $type),*) -> $result })*
 
