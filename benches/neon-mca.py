@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 TARGET = "aarch64-unknown-linux-gnu"
 # LLVM 19 has no model of its own for Cortex-A76; Neoverse N1 is that core made for servers.
 CORES = {"Cortex-A53": "cortex-a53", "Cortex-A72": "cortex-a72", "Cortex-A76": "neoverse-n1"}
-OPERATIONS = ["gemm", "weight_gradient", "matvec", "probe_multiply_adds"]
+OPERATIONS = ["gemm", "weight_gradient", "probe_multiply_adds"]
 ROUNDS = 200
 
 # Cycles of one `fmla` on four floats where nothing else limits it: the models' own throughput, measured on

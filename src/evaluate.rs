@@ -1,10 +1,10 @@
 //! The loss of a model on a text.
 
 use crate::checkpoint::Validation;
-use crate::model::Weights;
+use crate::model::{CHUNK, Decoder, Kind, Weights};
 use crate::tokenizer::{EOS, Special, TokenizerView};
 use crate::train::Network;
-use shoestring_kernels::Kernels;
+use shoestring_kernels::{Kernels, padded};
 use std::f64::consts::LN_2;
 use std::time::Instant;
 
@@ -84,22 +84,42 @@ impl Evaluation {
 
 /// The loss of the model over the whole text, its state carried from the start to the end.
 ///
-/// The model first reads `[EOS]`, so that the text's first token is predicted too. Runs on the rayon
-/// threads it is called on; their number does not change the result.
+/// The model first reads `[EOS]`, so that the text's first token is predicted too. A model of f32 weights runs on
+/// the rayon threads it is called on, whose number does not change the result; others are run as they are when
+/// they generate text.
 pub fn evaluate(weights: Weights<'_>, kernels: &'static Kernels, text: &EvaluationText) -> Evaluation {
     let start = Instant::now();
-    let mut network = Network::new(weights.config, kernels, 1, STEPS);
-    let mut nats = 0.0;
-    let mut tokens = Vec::with_capacity(STEPS); // [T]
-    let mut last = EOS;
-    for targets in text.tokens.chunks(STEPS) {
-        tokens.clear();
-        tokens.push(last);
-        tokens.extend_from_slice(&targets[..targets.len() - 1]);
-        last = targets[targets.len() - 1];
-        network.forward(weights, &tokens, None);
-        nats += network.loss(weights, targets);
-    }
+    let mut tokens = Vec::with_capacity(text.tokens.len()); // [N]
+    tokens.push(EOS);
+    tokens.extend_from_slice(&text.tokens[..text.tokens.len().saturating_sub(1)]);
+    let nats = match weights.layout.kind {
+        Kind::F32 => loss_of_network(weights, kernels, &tokens, &text.tokens),
+        Kind::F16 | Kind::Q8 | Kind::Q4 => loss_of_decoder(weights, kernels, &tokens, &text.tokens),
+    };
     let seconds = start.elapsed().as_secs_f64();
     Evaluation { nats, tokens: text.tokens.len(), chars: text.chars, bytes: text.bytes, seconds }
+}
+
+fn loss_of_network(weights: Weights<'_>, kernels: &'static Kernels, tokens: &[u32], targets: &[u32]) -> f64 {
+    let mut network = Network::new(weights.config, kernels, 1, STEPS);
+    let mut nats = 0.0;
+    for (tokens, targets) in tokens.chunks(STEPS).zip(targets.chunks(STEPS)) {
+        network.forward(weights, tokens, None);
+        nats += network.loss(weights, targets);
+    }
+    nats
+}
+
+fn loss_of_decoder(weights: Weights<'_>, kernels: &'static Kernels, tokens: &[u32], targets: &[u32]) -> f64 {
+    let mut decoder = Decoder::new(weights, kernels, 1, 1);
+    let vocabulary = weights.config.vocabulary;
+    let mut state = vec![0.0; decoder.state_length()]; // [L, E, Hp]
+    let mut logits = vec![0.0; CHUNK * padded(vocabulary)]; // [T, Vp]
+    let mut nats = 0.0;
+    decoder.read(tokens, &mut state, |decoder, range| {
+        let logits = &mut logits[..range.len() * padded(vocabulary)];
+        decoder.all_logits(logits);
+        nats += kernels.cross_entropy(logits, &targets[range], vocabulary, 0.0);
+    });
+    nats
 }

@@ -4,7 +4,7 @@
 //! is in the file's metadata, as strings. `docs/export.py` runs such a model in PyTorch.
 
 use crate::checkpoint::{CheckpointError, Contents, Record, atomic_write, save};
-use crate::model::{Layout, Model, ModelConfig, Tensor};
+use crate::model::{Kind, Layout, Model, ModelConfig, Tensor};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -80,7 +80,7 @@ pub fn import(folder: &Path, out: &Path) -> Result<ModelConfig, TransferError> {
     let Imported { config, weights, dialogue } = read_model(&bytes, &tokenizer, &path)?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let record = Record { version, dialogue, ..Record::default() };
-    save(out, &Contents { config, tokenizer, weights: &weights, record, training: None })?;
+    save(out, Kind::F32, &Contents { config, tokenizer, weights: &weights, record, training: None })?;
     Ok(config)
 }
 

@@ -4,7 +4,7 @@ use shoestring::checkpoint::{
     Checkpoint, Contents, Position, Recipe, Record, RunLength, TrainingState, Validation, save,
 };
 use shoestring::kernels::{Kernels, Line, padded};
-use shoestring::model::{Layout, Model, ModelConfig};
+use shoestring::model::{Kind, Layout, Model, ModelConfig};
 use shoestring::tokenizer::Tokenizer;
 use shoestring::train::initialise;
 
@@ -70,7 +70,7 @@ pub fn checkpoint(resumable: bool) -> Vec<u8> {
     let contents = Contents { config: CONFIG, tokenizer: tokenizer(), weights: &weights, record, training };
     let folder = tempfile::tempdir().expect("there is room for a temporary folder");
     let path = folder.path().join("model.shoe");
-    save(&path, &contents).expect("there is room for a checkpoint");
+    save(&path, Kind::F32, &contents).expect("there is room for a checkpoint");
     std::fs::read(&path).expect("the checkpoint is there")
 }
 

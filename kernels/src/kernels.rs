@@ -87,7 +87,8 @@ impl Kernels {
 
     /// Kernels from outside this crate.
     ///
-    /// `Table { matvec: mine, ..Table::SCALAR }` replaces one operation and keeps the portable rest.
+    /// `Table { exp: mine, ..Table::SCALAR }` replaces one operation and keeps the portable rest. The crate
+    /// `shoestring-kernels-conformance` checks that they do what they must; `examples/plugged` does all of it.
     ///
     /// # Safety
     ///

@@ -11,8 +11,10 @@
 //! innermost]; M counts rows of activations, K inputs, N outputs, and Kp, Np, Hp are padded widths.
 //!
 //! Results do not depend on how work is split between calls, and the instruction sets with a fused
-//! multiply-add, `avx512`, `avx2` and `neon`, give the same bits: a model trains alike on all of them.
-//! `wide` and `scalar` round differently.
+//! multiply-add (`avx512`, `avx2`, `neon` and their variants) give the same bits: a model trains alike on all of
+//! them; `wide` and `scalar` round differently. The operations that quantized models are run with give the same
+//! bits everywhere, because they are exact or unfused: `gemm_q8`, `gemm_q4`, `gemm_unfused`, `quantize_rows`,
+//! `softmax`, `cell_step`, `add_scaled_rows` and `rms_norm`.
 //!
 //! ```
 //! use shoestring_kernels::{Epilogue, Kernels, Line, pack_panels, padded, panel_lines};
@@ -21,7 +23,9 @@
 //! let mut weights = vec![Line::default(); panel_lines(outputs, inputs)];
 //! pack_panels(&mut weights, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], outputs, inputs);
 //! let mut y = vec![0.0; padded(outputs)];
-//! Kernels::best().matvec(&mut y, &weights, &[1.0, 10.0, 100.0], inputs, Epilogue::Store);
+//! let mut x = vec![0.0; padded(inputs)];
+//! x[..inputs].copy_from_slice(&[1.0, 10.0, 100.0]);
+//! Kernels::best().gemm(&mut y, &x, &weights, inputs, Epilogue::Store);
 //! assert_eq!(y[..2], [321.0, 654.0]);
 //! ```
 
@@ -32,9 +36,14 @@ mod kernels;
 mod line;
 mod operations;
 mod probe;
+pub mod quantized;
 mod simd;
 mod table;
 
 pub use kernels::{Kernels, UnknownKernel};
-pub use line::{Line, PANEL_ROWS, as_floats, as_floats_mut, pack_panels, padded, panel_lines, unpack_panels};
+pub use line::{
+    CodeLine, HalfLine, Line, PANEL_ROWS, as_code_lines, as_code_lines_mut, as_codes, as_codes_mut,
+    as_floats, as_floats_mut, as_half_lines, as_half_lines_mut, as_halves, as_halves_mut, pack_panels,
+    padded, panel_lines, unpack_panels,
+};
 pub use table::{AdamwStep, Epilogue, Table};

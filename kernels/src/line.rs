@@ -5,6 +5,8 @@
 //! product then broadcasts one input and multiplies a whole line by it, without horizontal sums, and
 //! the same bytes serve a checkpoint file, a matrix-vector product and a matrix-matrix product.
 
+use half::f16;
+
 /// Output rows of a panel: the number of floats in a [`Line`].
 pub const PANEL_ROWS: usize = 16;
 
@@ -15,18 +17,64 @@ pub struct Line(pub [f32; PANEL_ROWS]);
 
 const _: () = assert!(size_of::<Line>() == 64 && align_of::<Line>() == 64);
 
-/// The lines as one slice of `16 * lines.len()` floats.
-#[must_use]
-pub const fn as_floats(lines: &[Line]) -> &[f32] {
-    // SAFETY: a `Line` is 16 floats without padding, so the bytes are `16 * len` valid floats.
-    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * PANEL_ROWS) }
+/// 32 bytes, 32-byte aligned: the 16 half-precision weights of one input column of a panel, or the scales of
+/// a panel's rows.
+#[repr(C, align(32))]
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+pub struct HalfLine(pub [f16; PANEL_ROWS]);
+
+/// 64 bytes, 64-byte aligned: int8 or int4 weights of a panel, see [`quantized`](crate::quantized).
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodeLine(pub [i8; 64]);
+
+const _: () = assert!(size_of::<HalfLine>() == 32 && align_of::<HalfLine>() == 32);
+const _: () = assert!(size_of::<CodeLine>() == 64 && align_of::<CodeLine>() == 64);
+
+impl Default for CodeLine {
+    fn default() -> Self {
+        Self([0; 64])
+    }
 }
 
-/// The lines as one mutable slice of `16 * lines.len()` floats.
-#[must_use]
-pub const fn as_floats_mut(lines: &mut [Line]) -> &mut [f32] {
-    // SAFETY: as in `as_floats`; the exclusive borrow of the lines is handed on.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * PANEL_ROWS) }
+/// `reinterpret!`: the memory of lines of one kind as lines of another.
+macro_rules! reinterpret {
+    ($($(#[$documentation:meta])+ $name:ident, $name_mut:ident: $from:ty => $to:ty;)*) => {
+        $(
+            const _: () = assert!(
+                size_of::<$from>().is_multiple_of(size_of::<$to>()) && align_of::<$from>() >= align_of::<$to>()
+            );
+
+            $(#[$documentation])+
+            #[must_use]
+            pub const fn $name(lines: &[$from]) -> &[$to] {
+                let length = lines.len() * (size_of::<$from>() / size_of::<$to>());
+                // SAFETY: plain numbers without padding, of which every bit pattern is valid; the sizes
+                // divide and the alignment suffices, as asserted above.
+                unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), length) }
+            }
+
+            /// The same, mutable.
+            #[must_use]
+            pub const fn $name_mut(lines: &mut [$from]) -> &mut [$to] {
+                let length = lines.len() * (size_of::<$from>() / size_of::<$to>());
+                // SAFETY: as above; the exclusive borrow of the lines is handed on.
+                unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), length) }
+            }
+        )*
+    };
+}
+reinterpret! {
+    /// The lines as one slice of `16 * lines.len()` floats.
+    as_floats, as_floats_mut: Line => f32;
+    /// The memory of the lines as twice as many lines of half-precision floats.
+    as_half_lines, as_half_lines_mut: Line => HalfLine;
+    /// The memory of the lines as lines of codes.
+    as_code_lines, as_code_lines_mut: Line => CodeLine;
+    /// The lines as one slice of `16 * lines.len()` half-precision floats.
+    as_halves, as_halves_mut: HalfLine => f16;
+    /// The lines as one slice of `64 * lines.len()` bytes.
+    as_codes, as_codes_mut: CodeLine => i8;
 }
 
 /// `width` rounded up to a multiple of 16: the row stride, in floats, of every activation buffer.

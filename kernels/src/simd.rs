@@ -2,6 +2,7 @@
 
 use crate::line::{Line, PANEL_ROWS};
 use crate::table::Epilogue;
+use half::f16;
 
 /// Sixteen floats, the contents of one [`Line`], as one value.
 pub(crate) type Lanes = [f32; PANEL_ROWS];
@@ -32,6 +33,8 @@ pub(crate) trait Simd: Copy {
 
     fn splat(self, value: f32) -> Self::Vector;
     fn load(self, lanes: &Lanes) -> Self::Vector;
+    /// Sixteen half-precision floats, widened: exact.
+    fn load_half(self, lanes: &[f16; PANEL_ROWS]) -> Self::Vector;
     fn store(self, lanes: &mut Lanes, vector: Self::Vector);
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
@@ -57,6 +60,8 @@ pub(crate) trait Simd: Copy {
     ) -> Self::Vector;
     /// The bits of each lane shifted left by 23: its lowest bits become sign and exponent.
     fn shift_into_exponent(self, a: Self::Vector) -> Self::Vector;
+    /// The lowest byte of each lane's bits.
+    fn store_low_bytes(self, bytes: &mut [i8; PANEL_ROWS], a: Self::Vector);
 
     /// Up to 16 values, the lanes past them holding `fill`.
     #[inline(always)]
@@ -93,6 +98,105 @@ pub(crate) trait Simd: Copy {
         let mut lanes = [0.0; PANEL_ROWS];
         self.store(&mut lanes, vector);
         lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+}
+
+/// Products of int8 weights and int8 activations, summed in i32: exact, so the same on every instruction set.
+///
+/// The unit is the 8 inputs of 16 rows: 128 weights as two groups of [16 rows][4 inputs].
+pub(crate) trait Integers: Copy {
+    /// The same instruction set's floating-point half.
+    type Floats: Simd;
+    /// The weights of 16 rows and 4 inputs, as the products read them.
+    type Codes: Copy;
+    /// 4 activations, repeated for each of the 16 rows.
+    type Quad: Copy;
+    /// Sums of 16 rows, not necessarily one number a row.
+    type Sums: Copy;
+
+    /// Rows of activations that are multiplied with one panel at once, at most 8.
+    const INTEGER_ROWS: usize;
+    /// Panels that one row of activations is multiplied with at once, at most 8.
+    const INTEGER_PANELS: usize;
+    /// What [`load_codes`](Self::load_codes) adds to every weight.
+    const CODE_OFFSET: i32;
+
+    fn floats(self) -> Self::Floats;
+    fn zero_sums(self) -> Self::Sums;
+    /// Signed weights, -127 to 127.
+    fn load_codes(self, codes: &[i8; 64]) -> Self::Codes;
+    /// The low and the high half of every byte: weights from 0 to 15.
+    fn load_nibbles(self, codes: &[i8; 64]) -> [Self::Codes; 2];
+    /// Activations, -127 to 127.
+    fn quad(self, activations: &[i8; 4]) -> Self::Quad;
+    /// Adds the products with weights from `load_codes`.
+    fn add_products(self, sums: Self::Sums, codes: [Self::Codes; 2], quads: [Self::Quad; 2]) -> Self::Sums;
+    /// Adds the products with weights from `load_nibbles`.
+    fn add_nibble_products(
+        self,
+        sums: Self::Sums,
+        codes: [Self::Codes; 2],
+        quads: [Self::Quad; 2],
+    ) -> Self::Sums;
+    /// The sums, less `excess`, as floats.
+    fn finish_sums(self, sums: Self::Sums, excess: i32) -> <Self::Floats as Simd>::Vector;
+}
+
+/// An instruction set of which every product is rounded before it is added to something: the same bits as
+/// an instruction set that has no fused multiply-add.
+#[derive(Clone, Copy)]
+pub(crate) struct Unfused<S>(pub(crate) S);
+
+macro_rules! delegate {
+    ($($name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?;)*) => {
+        $(
+            #[inline(always)]
+            fn $name(self, $($argument: $type),*) $(-> $result)? {
+                self.0.$name($($argument),*)
+            }
+        )*
+    };
+}
+
+impl<S: Simd> Simd for Unfused<S> {
+    type Vector = S::Vector;
+
+    const TILE_ROWS: usize = S::TILE_ROWS;
+    const TILE_PANELS: usize = S::TILE_PANELS;
+    const MATVEC_PANELS: usize = S::MATVEC_PANELS;
+
+    #[inline(always)]
+    unsafe fn new() -> Self {
+        // SAFETY: the caller vouches for the instruction set.
+        Self(unsafe { S::new() })
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: S::Vector, b: S::Vector, c: S::Vector) -> S::Vector {
+        self.0.add(self.0.mul(a, b), c)
+    }
+
+    #[inline(always)]
+    fn neg_mul_add(self, a: S::Vector, b: S::Vector, c: S::Vector) -> S::Vector {
+        self.0.sub(c, self.0.mul(a, b))
+    }
+
+    delegate! {
+        splat(value: f32) -> S::Vector;
+        load(lanes: &Lanes) -> S::Vector;
+        load_half(lanes: &[f16; PANEL_ROWS]) -> S::Vector;
+        store(lanes: &mut Lanes, vector: S::Vector);
+        add(a: S::Vector, b: S::Vector) -> S::Vector;
+        sub(a: S::Vector, b: S::Vector) -> S::Vector;
+        mul(a: S::Vector, b: S::Vector) -> S::Vector;
+        div(a: S::Vector, b: S::Vector) -> S::Vector;
+        sqrt(a: S::Vector) -> S::Vector;
+        abs(a: S::Vector) -> S::Vector;
+        min(a: S::Vector, b: S::Vector) -> S::Vector;
+        max(a: S::Vector, b: S::Vector) -> S::Vector;
+        select_less(a: S::Vector, b: S::Vector, yes: S::Vector, no: S::Vector) -> S::Vector;
+        shift_into_exponent(a: S::Vector) -> S::Vector;
+        store_low_bytes(bytes: &mut [i8; PANEL_ROWS], a: S::Vector);
     }
 }
 

@@ -1,7 +1,9 @@
 //! The operations: one list, from which the table of function pointers and every instruction set's
 //! functions are made.
 
-use crate::line::Line;
+use crate::line::{CodeLine, HalfLine, Line};
+use crate::quantized::Quantized;
+use half::f16;
 
 /// What a matrix product does with `out`, beside storing the sums in it.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +44,26 @@ macro_rules! operations {
     ($($expand:ident)::+! { $($context:tt)* }) => {
         $($expand)::+! { { $($context)* }
             gemm(out: &mut [f32], a: &[f32], weights: &[Line], depth: usize, epilogue: Epilogue<'_>) -> ();
-            matvec(out: &mut [f32], weights: &[Line], x: &[f32], depth: usize, epilogue: Epilogue<'_>) -> ();
+            gemm_unfused(
+                out: &mut [f32], a: &[f32], weights: &[Line], depth: usize, epilogue: Epilogue<'_>
+            ) -> ();
+            gemm_f16(
+                out: &mut [f32], a: &[f32], weights: &[HalfLine], depth: usize, epilogue: Epilogue<'_>
+            ) -> ();
+            gemm_q8(
+                out: &mut [f32], a: Quantized<'_>, weights: &[CodeLine], scales: &[Line], depth: usize,
+                epilogue: Epilogue<'_>
+            ) -> ();
+            gemm_q4(
+                out: &mut [f32], a: Quantized<'_>, weights: &[CodeLine], scales: &[HalfLine], depth: usize,
+                epilogue: Epilogue<'_>
+            ) -> ();
+            quantize_rows(
+                codes: &mut [i8], scales: &mut [f32], sums: &mut [i32], x: &[f32], depth: usize
+            ) -> ();
+            dequantize_q8(out: &mut [f32], codes: &[i8], scale: f32) -> ();
+            dequantize_q4(out: &mut [f32], codes: &[i8], scales: &[f16]) -> ();
+            widen_f16(out: &mut [f32], x: &[f16]) -> ();
             weight_gradient(
                 gradient: &mut [Line], first_panel: usize, dy: &[f32], dy_stride: usize, x: &[f32],
                 depth: usize

@@ -7,10 +7,9 @@
 //! cargo test --release -p shoestring-kernels --test exhaustive -- --ignored --nocapture
 //! ```
 
-mod accuracy;
-
-use accuracy::{FUNCTIONS, Function, ulp};
 use shoestring_kernels::Kernels;
+use shoestring_kernels_conformance::accuracy::{FUNCTIONS, Function, ulp};
+use shoestring_kernels_conformance::available;
 
 /// The largest errors found, each with where it was.
 #[derive(Clone, Copy, Default)]
@@ -52,7 +51,7 @@ impl Worst {
 #[test]
 #[ignore = "tries all 2^32 floats: minutes in release"]
 fn every_float_is_within_bounds() {
-    let kernels: Vec<_> = Kernels::available().iter().filter(|kernels| kernels.name() != "scalar").collect();
+    let kernels: Vec<_> = available().iter().filter(|kernels| kernels.name() != "scalar").collect();
     for function in &FUNCTIONS {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let parts: Vec<Vec<Worst>> = std::thread::scope(|scope| {
@@ -99,7 +98,7 @@ fn scan(function: &Function, kernels: &[&&Kernels], thread: usize, threads: usiz
         for (kernels, worst) in kernels.iter().zip(&mut worst) {
             (function.run)(kernels, &mut got, &x);
             for ((&x, &got), &exact) in x.iter().zip(&got).zip(&exact) {
-                function.check(kernels.name(), x, got, exact);
+                function.check(x, got, exact).unwrap_or_else(|error| panic!("{}: {error}", kernels.name()));
                 worst.see(x, got, exact);
             }
         }

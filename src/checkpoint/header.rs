@@ -1,6 +1,7 @@
 //! The 64 bytes before the archive.
 
 use super::CheckpointError;
+use crate::model::Kind;
 use std::path::Path;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -11,27 +12,11 @@ const MAGIC: [u8; 8] = *b"SHOESTRG";
 /// The format this version reads and writes.
 const FORMAT_VERSION: u32 = 1;
 
-/// How a checkpoint's weights are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// 32-bit floats.
-    F32 = 0,
-}
-
-impl Kind {
-    /// The name used on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::F32 => "f32",
-        }
-    }
-}
-
 /// A parsed header: magic, format version, kind, archive length, checksum; zeros up to 64 bytes.
 pub struct Header {
     pub kind: Kind,
     pub archive_length: usize,
-    checksum: u64,
+    pub checksum: u64,
 }
 
 impl Header {
@@ -68,10 +53,9 @@ impl Header {
         if version < FORMAT_VERSION {
             return Err(damaged("its format version is not a version"));
         }
-        let kind = match u32_at(12) {
-            0 => Kind::F32,
-            _ => return Err(damaged("its kind of weights is unknown")),
-        };
+        let code = u32_at(12);
+        let kind = Kind::ALL.into_iter().find(|&kind| kind as u32 == code);
+        let kind = kind.ok_or_else(|| damaged("its kind of weights is unknown"))?;
         let archive_length = u64_at(16);
         let present = (file.len() - HEADER_LENGTH) as u64;
         if present < archive_length {

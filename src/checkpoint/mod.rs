@@ -8,12 +8,12 @@ mod line;
 mod save;
 mod schema;
 
-pub use header::{Kind, reseal};
+pub use header::reseal;
 pub(crate) use save::{TEMPORARY_PREFIX, TEMPORARY_SUFFIX};
 pub use save::{atomic_write, save};
 pub use schema::{Contents, Position, Recipe, Record, RunLength, TrainingState, Validation};
 
-use crate::model::{ConfigError, Layout, ModelConfig};
+use crate::model::{ConfigError, Kind, Layout, ModelConfig};
 use crate::tokenizer::{Tokenizer, TokenizerError, TokenizerView};
 use header::{HEADER_LENGTH, Header};
 use memmap2::Mmap;
@@ -134,7 +134,7 @@ impl Checkpoint {
         let archive = checkpoint.archive();
         let config = checkpoint.config();
         config.validate().map_err(|error: ConfigError| checkpoint.damaged(&error.to_string()))?;
-        let lines = Layout::new(&config).lines;
+        let lines = Layout::of_kind(&config, checkpoint.kind()).lines;
         if archive.weights.len() != lines {
             return Err(checkpoint.damaged("its weights don't fit its configuration"));
         }
@@ -178,6 +178,11 @@ impl Checkpoint {
         self.header.kind
     }
 
+    /// XXH3 of the file, which tells it from any other.
+    pub fn checksum(&self) -> u64 {
+        self.header.checksum
+    }
+
     /// Size of the file in bytes.
     pub fn file_length(&self) -> usize {
         HEADER_LENGTH + self.header.archive_length
@@ -188,7 +193,7 @@ impl Checkpoint {
         deserialize(&self.archive().config)
     }
 
-    /// The weights, laid out as [`Layout`] says.
+    /// The weights, laid out as [`Layout::of_kind`] says for the checkpoint's kind.
     pub fn weights(&self) -> &[Line] {
         line::lines(&self.archive().weights)
     }

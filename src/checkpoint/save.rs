@@ -1,8 +1,9 @@
 //! Saving: either the whole new file is there, durably, or the old one still is.
 
 use super::CheckpointError;
-use super::header::{HEADER_LENGTH, Header, Kind};
+use super::header::{HEADER_LENGTH, Header};
 use super::schema::{Contents, TrainingState};
+use crate::model::Kind;
 use rkyv::rancor;
 use rkyv::util::AlignedVec;
 #[cfg(not(unix))]
@@ -21,11 +22,11 @@ pub const TEMPORARY_PREFIX: &str = ".shoestring-";
 /// How they end.
 pub const TEMPORARY_SUFFIX: &str = ".tmp";
 
-/// Saves `contents` as an f32 checkpoint at `path`, atomically and durably.
+/// Saves `contents`, whose weights are of kind `kind`, at `path`, atomically and durably.
 ///
 /// # Errors
 /// [`CheckpointError::Save`], or [`CheckpointError::TooLarge`]; whatever was at `path` is then untouched.
-pub fn save(path: &Path, contents: &Contents<'_>) -> Result<(), CheckpointError> {
+pub fn save(path: &Path, kind: Kind, contents: &Contents<'_>) -> Result<(), CheckpointError> {
     let error = |source| CheckpointError::Save { path: path.to_owned(), source };
     let size = size(contents);
     if size > LARGEST {
@@ -34,7 +35,7 @@ pub fn save(path: &Path, contents: &Contents<'_>) -> Result<(), CheckpointError>
     let archive =
         rkyv::api::high::to_bytes_in::<_, rancor::Error>(contents, AlignedVec::<HEADER_LENGTH>::new())
             .map_err(|e| error(io::Error::other(e.to_string())))?;
-    atomic_write(path, &[&Header::encode(Kind::F32, &archive), &archive]).map_err(error)
+    atomic_write(path, &[&Header::encode(kind, &archive), &archive]).map_err(error)
 }
 
 /// Bytes of the long arrays in `contents`.

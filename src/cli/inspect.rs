@@ -39,7 +39,7 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
 
 fn write_text(out: &mut dyn Write, checkpoint: &Checkpoint, verified: bool) -> io::Result<()> {
     let config = checkpoint.config();
-    let layout = Layout::new(&config);
+    let layout = Layout::of_kind(&config, checkpoint.kind());
     let record = checkpoint.record();
     let ModelConfig { vocabulary, embedding, hidden, layers, experts, top_k, tied, eps_rmsnorm } = config;
     let resumable = if checkpoint.is_resumable() { ", resumable" } else { ", model only" };
@@ -67,7 +67,8 @@ fn write_text(out: &mut dyn Write, checkpoint: &Checkpoint, verified: bool) -> i
     writeln!(out, "  tensors")?;
     for tensor in &layout.tensors {
         let shape = format!("{:?}", tensor.shape);
-        writeln!(out, "    {:32} {shape:16} {:>8}", tensor.name, tensor.elements())?;
+        let encoding = tensor.encoding.name();
+        writeln!(out, "    {:32} {shape:16} {:>8}  {encoding}", tensor.name, tensor.elements())?;
     }
     Ok(())
 }
@@ -114,7 +115,7 @@ fn write_recipe(out: &mut dyn Write, recipe: &Recipe) -> io::Result<()> {
 
 fn as_json(checkpoint: &Checkpoint, verified: bool) -> Value {
     let config = checkpoint.config();
-    let layout = Layout::new(&config);
+    let layout = Layout::of_kind(&config, checkpoint.kind());
     let record = checkpoint.record();
     let view = checkpoint.tokenizer();
     json!({

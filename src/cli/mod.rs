@@ -8,6 +8,7 @@ mod generate;
 mod inspect;
 mod memory;
 mod progress;
+mod quantize;
 mod tokenizer;
 mod train;
 mod transfer;
@@ -56,6 +57,8 @@ enum Command {
     Generate(generate::GenerateArgs),
     /// Measure a model's loss on a text
     Eval(eval::EvalArgs),
+    /// Store a model in fewer bits, and measure what that costs
+    Quantize(quantize::QuantizeArgs),
     /// Show what a checkpoint holds
     Inspect(inspect::InspectArgs),
     /// Train and use tokenizers
@@ -154,6 +157,7 @@ fn run(arguments: Arguments, kernel_value: Option<ValueSource>) -> Result<ExitCo
         Command::Chat(args) => chat::run(&args, globals),
         Command::Generate(args) => generate::run(&args, globals),
         Command::Eval(args) => eval::run(&args, globals),
+        Command::Quantize(args) => quantize::run(&args, globals),
         Command::Inspect(args) => inspect::run(&args),
         Command::Tokenizer(args) => tokenizer::run(args).map(|()| ExitCode::SUCCESS),
         Command::Export(args) => transfer::export(&args, globals),

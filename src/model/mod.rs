@@ -1,13 +1,24 @@
 //! The MoE-GRU language model: its configuration, where its weights lie, and decoding one token at a
 //! time. See `docs/model.md` for the equations.
 
+mod batch;
 mod config;
+mod decoder;
+mod embedding;
+mod encoding;
+mod panels;
 mod parameters;
 pub mod router;
+mod saved_session;
 mod session;
 
+pub use batch::Batch;
 pub use config::{ConfigError, ModelConfig};
+pub use decoder::{CHUNK, Decoder};
+pub use encoding::{Encoding, Kind, Role};
+pub use panels::{Activations, Panels};
 pub use parameters::{LayerLayout, Layout, Storage, Tensor};
+pub use saved_session::SessionError;
 pub use session::Session;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
@@ -46,7 +57,7 @@ impl Model {
 
     /// A model from an opened checkpoint, run by `kernels`.
     pub fn new(checkpoint: Checkpoint, kernels: &'static Kernels) -> Self {
-        let layout = Layout::new(&checkpoint.config());
+        let layout = Layout::of_kind(&checkpoint.config(), checkpoint.kind());
         Model { checkpoint, layout, kernels }
     }
 
@@ -77,7 +88,19 @@ impl Model {
 
     /// A new conversation or text: state zero, nothing read.
     pub fn session(&self) -> Session<'_> {
-        Session::new(self.weights(), self.tokenizer(), self.kernels)
+        self.session_on(1)
+    }
+
+    /// A new session that runs on up to `threads` threads of the current rayon pool; worth it where a token takes
+    /// more than some fifty microseconds. The number of threads does not change any result.
+    pub fn session_on(&self, threads: usize) -> Session<'_> {
+        let decoder = Decoder::new(self.weights(), self.kernels, 1, threads);
+        Session::with_decoder(decoder, self.tokenizer(), self.checkpoint.checksum())
+    }
+
+    /// Several new texts side by side, at least one.
+    pub fn batch(&self, texts: usize) -> Batch<'_> {
+        Batch::new(self.weights(), self.kernels, texts)
     }
 }
 
@@ -96,21 +119,5 @@ impl<'a> Weights<'a> {
     /// The lines of one tensor.
     pub fn get(&self, range: &Range<usize>) -> &'a [Line] {
         &self.lines[range.clone()]
-    }
-
-    /// Copies token `token`'s embedding `[D]` into `row`, whose padding is left alone.
-    pub fn embedding(&self, token: u32, row: &mut [f32]) {
-        let lines = self.get(&self.layout.embedding);
-        let (token, width) = (token as usize, self.config.embedding);
-        if self.config.tied {
-            let panel = &lines[token / 16 * width..][..width];
-            for (value, line) in row.iter_mut().zip(panel) {
-                *value = line.0[token % 16];
-            }
-        } else {
-            let stride = width.div_ceil(16);
-            let floats = shoestring_kernels::as_floats(&lines[token * stride..][..stride]);
-            row[..width].copy_from_slice(&floats[..width]);
-        }
     }
 }

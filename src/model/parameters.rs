@@ -2,12 +2,13 @@
 //!
 //! Weights, gradients and both AdamW moments share this layout, so the optimizer is one pass over
 //! flat buffers and a checkpoint stores each as it stands in memory. A matrix that a matrix product
-//! reads is stored as panels of 16 output rows; everything else is stored in rows padded to 16.
+//! reads is stored as panels of 16 output rows; everything else is stored in rows padded to 16. Models of
+//! other kinds than f32 have the same tensors in the same order, coded as [`Kind`] says.
 
 use super::ModelConfig;
-use shoestring_kernels::{
-    Line, PANEL_ROWS, as_floats, as_floats_mut, pack_panels, panel_lines, unpack_panels,
-};
+use super::encoding::{self, Encoding, Kind, Parts, Role};
+use half::f16;
+use shoestring_kernels::Line;
 use std::ops::Range;
 
 /// How a tensor's numbers lie in its lines.
@@ -21,15 +22,6 @@ pub enum Storage {
     Panels { matrices: usize, rows: usize, columns: usize },
 }
 
-impl Storage {
-    fn lines(self) -> usize {
-        match self {
-            Storage::Rows { rows, columns } => rows * columns.div_ceil(PANEL_ROWS),
-            Storage::Panels { matrices, rows, columns } => matrices * panel_lines(rows, columns),
-        }
-    }
-}
-
 /// One named tensor: its logical shape (row-major, [out, in]) and its place in the buffer.
 #[derive(Clone, Debug)]
 pub struct Tensor {
@@ -39,6 +31,8 @@ pub struct Tensor {
     pub shape: Vec<usize>,
     /// How the numbers are stored.
     pub storage: Storage,
+    /// How each number is coded.
+    pub encoding: Encoding,
     /// Lines of the flat buffer that hold it.
     pub lines: Range<usize>,
     /// Whether weight decay applies: to matrices, not to biases and norms.
@@ -53,47 +47,44 @@ impl Tensor {
 
     /// Copies the tensor out of the flat buffer `buffer`, row-major, without padding.
     pub fn read(&self, buffer: &[Line]) -> Vec<f32> {
-        let lines = &buffer[self.lines.clone()];
-        let mut row_major = vec![0.0; self.elements()];
-        match self.storage {
-            Storage::Rows { columns, .. } => {
-                let padded_rows = as_floats(lines).chunks_exact(columns.next_multiple_of(PANEL_ROWS));
-                for (row, padded) in row_major.chunks_exact_mut(columns).zip(padded_rows) {
-                    row.copy_from_slice(&padded[..columns]);
-                }
-            }
-            Storage::Panels { rows, columns, .. } => {
-                let matrices = lines.chunks_exact(panel_lines(rows, columns));
-                for (matrix, panels) in row_major.chunks_exact_mut(rows * columns).zip(matrices) {
-                    unpack_panels(matrix, panels, rows, columns);
-                }
-            }
-        }
-        row_major
+        encoding::read(self.storage, self.encoding, &buffer[self.lines.clone()])
     }
 
-    /// Writes row-major numbers into the flat buffer; padding becomes zero.
+    /// Writes row-major numbers into the flat buffer, as f32 or f16; padding becomes zero.
     ///
     /// # Panics
-    /// If `row_major` does not have [`Tensor::elements`] numbers.
+    /// If `row_major` does not have [`Tensor::elements`] numbers, or the tensor's encoding is one of integers.
     pub fn write(&self, buffer: &mut [Line], row_major: &[f32]) {
         assert_eq!(row_major.len(), self.elements(), "{}: wrong number of elements", self.name);
-        let lines = &mut buffer[self.lines.clone()];
-        lines.fill(Line::default());
+        encoding::write_floats(self.storage, self.encoding, &mut buffer[self.lines.clone()], row_major);
+    }
+
+    /// Writes row-major codes and the scales of their groups into the flat buffer.
+    ///
+    /// # Panics
+    /// If the tensor's encoding is one of floats, or a length does not fit.
+    pub fn write_integers(&self, buffer: &mut [Line], codes: &[i8], scales: &[f32]) {
+        assert_eq!(codes.len(), self.elements(), "{}: wrong number of elements", self.name);
+        assert_eq!(scales.len(), self.elements() / self.columns() * self.groups(), "{}: scales", self.name);
+        encoding::write_integers(self.storage, self.encoding, &mut buffer[self.lines.clone()], codes, scales);
+    }
+
+    /// A scale as it comes back from being stored.
+    pub fn stored_scale(&self, scale: f32) -> f32 {
+        let halved = encoding::scales_are_halves(self.storage, self.encoding);
+        if halved { f16::from_f32(scale).to_f32() } else { scale }
+    }
+
+    /// Length of a row.
+    pub fn columns(&self) -> usize {
         match self.storage {
-            Storage::Rows { columns, .. } => {
-                let padded_rows = as_floats_mut(lines).chunks_exact_mut(columns.next_multiple_of(PANEL_ROWS));
-                for (row, padded) in row_major.chunks_exact(columns).zip(padded_rows) {
-                    padded[..columns].copy_from_slice(row);
-                }
-            }
-            Storage::Panels { rows, columns, .. } => {
-                let matrices = lines.chunks_exact_mut(panel_lines(rows, columns));
-                for (matrix, panels) in row_major.chunks_exact(rows * columns).zip(matrices) {
-                    pack_panels(panels, matrix, rows, columns);
-                }
-            }
+            Storage::Rows { columns, .. } | Storage::Panels { columns, .. } => columns,
         }
+    }
+
+    /// Scales of a row.
+    pub fn groups(&self) -> usize {
+        self.columns().div_ceil(self.encoding.group(self.columns()))
     }
 }
 
@@ -135,30 +126,40 @@ pub struct Layout {
     pub head_bias: Range<usize>,
     /// Length of the flat buffer, in lines.
     pub lines: usize,
+    /// How the tensors are coded.
+    pub kind: Kind,
 }
 
 impl Layout {
-    /// Lays out the tensors of a model of configuration `config`, which must be valid.
+    /// Lays out the f32 tensors of a model of configuration `config`, which must be valid.
     pub fn new(config: &ModelConfig) -> Self {
+        Layout::of_kind(config, Kind::F32)
+    }
+
+    /// Lays out the tensors of a model of configuration `config`, which must be valid, as `kind` codes them.
+    pub fn of_kind(config: &ModelConfig, kind: Kind) -> Self {
         let ModelConfig { vocabulary, embedding, hidden, experts, .. } = *config;
-        let mut builder = Builder::default();
+        let mut builder = Builder { kind, tensors: Vec::new(), lines: 0 };
         let embedding_lines = if config.tied {
-            builder.panels("embedding.weight", &[vocabulary, embedding])
+            builder.panels("embedding.weight", &[vocabulary, embedding], Role::Sensitive)
         } else {
-            builder.rows("embedding.weight", &[vocabulary, embedding], true)
+            builder.rows("embedding.weight", &[vocabulary, embedding], Role::Embedding)
         };
         let layers = (0..config.layers)
             .map(|i| {
                 let input = config.input_width(i);
-                let mut panels =
-                    |part: &str, shape: &[usize]| builder.panels(&format!("layers.{i}.{part}.weight"), shape);
-                let router = panels("router", &[experts, input]);
-                let update = panels("update", &[experts, hidden, input]);
-                let candidate = panels("candidate", &[experts, hidden, input]);
-                let recurrent = panels("recurrent", &[experts, hidden, hidden]);
-                let residual = config.projects_residual(i).then(|| panels("residual", &[hidden, input]));
-                let mut bias =
-                    |part: &str, shape: &[usize]| builder.rows(&format!("layers.{i}.{part}"), shape, false);
+                let mut panels = |part: &str, shape: &[usize], role| {
+                    builder.panels(&format!("layers.{i}.{part}.weight"), shape, role)
+                };
+                let router = panels("router", &[experts, input], Role::Small);
+                let update = panels("update", &[experts, hidden, input], Role::Input);
+                let candidate = panels("candidate", &[experts, hidden, input], Role::Input);
+                let recurrent = panels("recurrent", &[experts, hidden, hidden], Role::Sensitive);
+                let projects = config.projects_residual(i);
+                let residual = projects.then(|| panels("residual", &[hidden, input], Role::Input));
+                let mut bias = |part: &str, shape: &[usize]| {
+                    builder.rows(&format!("layers.{i}.{part}"), shape, Role::Small)
+                };
                 LayerLayout {
                     router,
                     router_bias: bias("router.bias", &[experts]),
@@ -175,16 +176,25 @@ impl Layout {
         let head = if config.tied {
             embedding_lines.clone()
         } else {
-            builder.panels("head.weight", &[vocabulary, hidden])
+            builder.panels("head.weight", &[vocabulary, hidden], Role::Sensitive)
         };
-        let head_bias = builder.rows("head.bias", &[vocabulary], false);
+        let head_bias = builder.rows("head.bias", &[vocabulary], Role::Small);
         let lines = builder.lines;
-        Layout { tensors: builder.tensors, embedding: embedding_lines, layers, head, head_bias, lines }
+        Layout { tensors: builder.tensors, embedding: embedding_lines, layers, head, head_bias, lines, kind }
     }
 
     /// Number of parameters, padding not counted.
     pub fn parameters(&self) -> usize {
         self.tensors.iter().map(Tensor::elements).sum()
+    }
+
+    /// The tensor that begins where `lines` does.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn tensor_at(&self, lines: &Range<usize>) -> &Tensor {
+        let found = self.tensors.iter().find(|tensor| tensor.lines.start == lines.start);
+        found.expect("every range of a layout is that of a tensor")
     }
 
     /// The tensor of that name.
@@ -193,36 +203,39 @@ impl Layout {
     }
 }
 
-#[derive(Default)]
 struct Builder {
+    kind: Kind,
     tensors: Vec<Tensor>,
     lines: usize,
 }
 
 impl Builder {
-    fn panels(&mut self, name: &str, shape: &[usize]) -> Range<usize> {
+    fn panels(&mut self, name: &str, shape: &[usize], role: Role) -> Range<usize> {
         let (matrices, rows, columns) = match *shape {
             [rows, columns] => (1, rows, columns),
             [matrices, rows, columns] => (matrices, rows, columns),
             _ => unreachable!("a weight has two or three dimensions"),
         };
-        self.push(name, shape, Storage::Panels { matrices, rows, columns }, true)
+        self.push(name, shape, Storage::Panels { matrices, rows, columns }, role)
     }
 
-    fn rows(&mut self, name: &str, shape: &[usize], decayed: bool) -> Range<usize> {
+    fn rows(&mut self, name: &str, shape: &[usize], role: Role) -> Range<usize> {
         let (rows, columns) = match *shape {
             [columns] => (1, columns),
             [rows, columns] => (rows, columns),
             _ => unreachable!("a table has one or two dimensions"),
         };
-        self.push(name, shape, Storage::Rows { rows, columns }, decayed)
+        self.push(name, shape, Storage::Rows { rows, columns }, role)
     }
 
-    fn push(&mut self, name: &str, shape: &[usize], storage: Storage, decayed: bool) -> Range<usize> {
-        let lines = self.lines..self.lines + storage.lines();
+    fn push(&mut self, name: &str, shape: &[usize], storage: Storage, role: Role) -> Range<usize> {
+        let encoding = self.kind.encoding(role);
+        let lines = self.lines..self.lines + Parts::new(storage, encoding).lines();
         self.lines = lines.end;
+        // Decay is for matrices, not for biases and gains.
+        let decayed = matches!(storage, Storage::Panels { .. }) || role == Role::Embedding;
         let (name, shape) = (name.to_owned(), shape.to_owned());
-        self.tensors.push(Tensor { name, shape, storage, lines: lines.clone(), decayed });
+        self.tensors.push(Tensor { name, shape, storage, encoding, lines: lines.clone(), decayed });
         lines
     }
 }
@@ -230,6 +243,7 @@ impl Builder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shoestring_kernels::as_floats;
 
     const DEFAULT: ModelConfig = ModelConfig {
         vocabulary: 850,

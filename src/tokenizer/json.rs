@@ -29,7 +29,7 @@ impl Tokenizer {
         });
         let vocabulary = (0..view.vocabulary_size() as u32).map(|id| format!("{}:{id}", spelling(id)));
         let merges =
-            view.merges().iter().map(|&[left, right]| format!("[{},{}]", spelling(left), spelling(right)));
+            view.merges().iter().map(|&[left, right, _]| format!("[{},{}]", spelling(left), spelling(right)));
         format!(
             concat!(
                 r#"{{"version":"1.0","truncation":null,"padding":null,"added_tokens":[{}],"normalizer":null,"#,

@@ -17,7 +17,7 @@ impl Tokenizer {
             token_offsets,
             token_bytes: tokens.concat(),
             merge_slots: merge_table::build(merges),
-            merges: merges.iter().flat_map(|&(left, right, _)| [left, right]).collect(),
+            merges: merges.iter().flat_map(|&(left, right, merged)| [left, right, merged]).collect(),
         })
     }
 }

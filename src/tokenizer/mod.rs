@@ -61,10 +61,10 @@ pub struct Tokenizer {
     pub token_offsets: Vec<u32>,
     /// The tokens' bytes, one after the other.
     pub token_bytes: Vec<u8>,
-    /// The left and right token ids of each merge, by rank. // [M, 2]
+    /// The ids of left, right and merged token of each merge, by rank. // [M, 3]
     pub merges: Vec<u32>,
-    /// A hash table from (left, right) to the merge: left, right, rank and merged id of each slot.
-    /// The number of slots is a power of two greater than M. // [slots, 4]
+    /// A hash table from (left, right) to the merge: the rank in each slot, or `u32::MAX` if it is empty.
+    /// The number of slots is a power of two greater than M. // [slots]
     pub merge_slots: Vec<u32>,
 }
 

@@ -1,7 +1,7 @@
 //! A tokenizer borrowed from flat arrays, in memory or in a mapped file.
 
 use super::alphabet::{BYTES_BY_ID, FIRST_BYTE};
-use super::merge_table::{Merge, MergeTable};
+use super::merge_table::MergeTable;
 use super::{Encoder, MINIMUM_VOCABULARY, SPECIAL_TOKENS, Special, Tokenizer, TokenizerError};
 
 /// A tokenizer borrowed from flat arrays: a [`Tokenizer`]'s or a mapped file's. It is small and `Copy`, and
@@ -10,8 +10,8 @@ use super::{Encoder, MINIMUM_VOCABULARY, SPECIAL_TOKENS, Special, Tokenizer, Tok
 pub struct TokenizerView<'a> {
     token_offsets: &'a [u32], // [V + 1]
     token_bytes: &'a [u8],
-    merges: &'a [u32],      // [M, 2]
-    merge_slots: &'a [u32], // [slots, 4]
+    merges: &'a [u32],      // [M, 3]
+    merge_slots: &'a [u32], // [slots]
 }
 
 impl<'a> TokenizerView<'a> {
@@ -89,13 +89,13 @@ impl<'a> TokenizerView<'a> {
         }
     }
 
-    /// The pairs of token ids that merge, by rank.
-    pub fn merges(&self) -> &'a [[u32; 2]] {
+    /// The ids of the tokens that merge and of what they become, by rank.
+    pub fn merges(&self) -> &'a [[u32; 3]] {
         self.merges.as_chunks().0
     }
 
     pub(super) fn merge_table(&self) -> MergeTable<'a> {
-        MergeTable::trusted(self.merge_slots)
+        MergeTable::trusted(self.merge_slots, self.merges())
     }
 
     fn check_fixed_tokens(&self) -> Result<(), TokenizerError> {
@@ -113,21 +113,18 @@ impl<'a> TokenizerView<'a> {
     }
 
     fn check_merges(&self) -> Result<(), TokenizerError> {
-        let (merges, rest) = self.merges.as_chunks::<2>();
-        let table = MergeTable::new(self.merge_slots)
-            .ok_or_else(|| damaged("the number of merge slots is not a power of two"))?;
-        // Fewer merges than slots: there is an empty slot, so searching ends.
-        if !rest.is_empty() || table.len() <= merges.len() || table.used().count() != merges.len() {
+        let (merges, rest) = self.merges.as_chunks::<3>();
+        let table = MergeTable::new(self.merge_slots, merges)
+            .ok_or_else(|| damaged("the merge table is not one of these merges"))?;
+        if !rest.is_empty() || table.used() != merges.len() {
             return Err(damaged("the merge table does not hold as many merges as there are"));
         }
-        for (rank, &[left, right]) in merges.iter().enumerate() {
-            match table.get(left, right) {
-                Some(Merge { rank: found, id }) if found as usize == rank => {
-                    if !self.is_concatenation(left, right, id) {
-                        return Err(damaged(format!("merge {rank} does not make token {id}")));
-                    }
-                }
-                _ => return Err(damaged(format!("merge {rank} is not in the merge table"))),
+        for (rank, &[left, right, merged]) in merges.iter().enumerate() {
+            if table.get(left, right).is_none_or(|found| found.rank as usize != rank) {
+                return Err(damaged(format!("merge {rank} is not in the merge table")));
+            }
+            if !self.is_concatenation(left, right, merged) {
+                return Err(damaged(format!("merge {rank} does not make token {merged}")));
             }
         }
         Ok(())

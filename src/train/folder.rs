@@ -1,6 +1,7 @@
 //! The folder of a run: checkpoints, the best model, `metrics.jsonl`, and a lock.
 
 use crate::checkpoint::{CheckpointError, Contents, TEMPORARY_PREFIX, TEMPORARY_SUFFIX, atomic_write, save};
+use crate::model::Kind;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -93,7 +94,7 @@ impl RunFolder {
     /// If it can't be saved; nothing is deleted then.
     pub fn save_numbered(&mut self, contents: &Contents<'_>) -> Result<PathBuf, CheckpointError> {
         let file = self.path.join(format!("step-{:08}.shoe", contents.record.step));
-        save(&file, contents)?;
+        save(&file, Kind::F32, contents)?;
         self.numbered.retain(|earlier| *earlier != file);
         self.numbered.push(file.clone());
         while self.numbered.len() > self.keep {
@@ -119,7 +120,7 @@ impl RunFolder {
     /// If it can't be saved; the earlier one is then still there.
     pub fn save_best(&self, contents: &Contents<'_>) -> Result<PathBuf, CheckpointError> {
         let file = self.path.join(BEST);
-        save(&file, contents)?;
+        save(&file, Kind::F32, contents)?;
         Ok(file)
     }
 

@@ -154,7 +154,7 @@ impl Network {
     fn embed(&mut self, weights: Weights<'_>, tokens: &[u32], dropout: Option<Dropout>) {
         let (kernels, width) = (self.kernels, padded(self.config.embedding));
         for (row, (x, &token)) in self.inputs[0].chunks_exact_mut(width).zip(tokens).enumerate() {
-            weights.embedding(token, x);
+            weights.embedding(kernels, token, x);
             Dropout::apply(dropout, kernels, x, 0, row * width);
         }
     }

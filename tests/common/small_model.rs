@@ -4,7 +4,7 @@
 
 use shoestring::checkpoint::{CheckpointError, Contents, Position, Record, TrainingState, Validation, save};
 use shoestring::kernels::{Line, padded};
-use shoestring::model::{Layout, ModelConfig};
+use shoestring::model::{Kind, Layout, ModelConfig};
 use shoestring::tokenizer::{MINIMUM_VOCABULARY, Tokenizer};
 use shoestring::train::{default_recipe, initialise};
 use std::path::Path;
@@ -62,8 +62,12 @@ pub fn record(dialogue: bool) -> Record {
 pub fn save_model(path: &Path, config: ModelConfig, dialogue: bool) {
     let weights = initialise(&Layout::new(&config), 1); // [lines]
     let tokenizer = tokenizer(config.vocabulary);
-    save(path, &Contents { config, tokenizer, weights: &weights, record: record(dialogue), training: None })
-        .unwrap();
+    save(
+        path,
+        Kind::F32,
+        &Contents { config, tokenizer, weights: &weights, record: record(dialogue), training: None },
+    )
+    .unwrap();
 }
 
 /// Saves an untrained model with the state of a training.
@@ -91,5 +95,9 @@ pub fn save_training(
         validation_data: vec!["c.txt".to_owned()],
     };
     let (tokenizer, record) = (tokenizer(config.vocabulary), record(true));
-    save(path, &Contents { config, tokenizer, weights: &weights, record, training: Some(training) })
+    save(
+        path,
+        Kind::F32,
+        &Contents { config, tokenizer, weights: &weights, record, training: Some(training) },
+    )
 }

@@ -1,9 +1,9 @@
 //! The recurrent cell, forward and backward.
 
-use crate::buffers::{Floats, Lines};
-use crate::compare::{Expected, assert_close, reduction_bound};
 use crate::{Case, compare_all, scalar, sums};
 use shoestring_kernels::{Kernels, padded};
+use shoestring_kernels_conformance::buffers::{Floats, Lines};
+use shoestring_kernels_conformance::compare::{Expected, assert_close, reduction_bound};
 
 /// Twice the accuracy of GELU and its derivative, absolute or relative: both sides have an error.
 const GELU: f64 = 2e-6;
@@ -26,7 +26,7 @@ impl Cell {
         let random = &mut case.random;
         let mut z: Vec<f32> = random.rows(steps * batch, hidden).iter().map(|z| z.abs()).collect();
         for row in z.chunks_exact_mut(padded(hidden)) {
-            if random.next() % 4 == 0 {
+            if random.bits() % 4 == 0 {
                 row.fill(0.0); // an inactive expert
             }
         }

@@ -1,9 +1,9 @@
 //! Softmax and cross-entropy.
 
-use crate::buffers::Floats;
-use crate::compare::{Expected, assert_close, reduction_bound};
 use crate::{Case, compare_all, scalar};
 use shoestring_kernels::{Kernels, padded};
+use shoestring_kernels_conformance::buffers::Floats;
+use shoestring_kernels_conformance::compare::{Expected, assert_close, reduction_bound};
 
 /// Largest absolute value of a logit here.
 const LARGEST: f32 = 30.0;
@@ -38,7 +38,7 @@ pub fn cross_entropy(mut case: Case) {
     let Case { rows, outputs: vocabulary, misalignment, scale, .. } = case;
     let columns = padded(vocabulary);
     let logits: Vec<f32> = case.random.floats(rows * columns).iter().map(|x| x * LARGEST).collect(); // [M, Np]
-    let targets: Vec<u32> = (0..rows).map(|_| (case.random.next() % vocabulary as u64) as u32).collect(); // [M]
+    let targets: Vec<u32> = (0..rows).map(|_| (case.random.bits() % vocabulary as u64) as u32).collect(); // [M]
     let run = |kernels: &Kernels| {
         let mut gradient = Floats::new(&logits, misalignment);
         let nats = kernels.cross_entropy(&mut gradient, &targets, vocabulary, scale);

@@ -5,31 +5,23 @@
 
 #![no_main]
 
-#[path = "../../../kernels/tests/accuracy/mod.rs"]
-#[allow(dead_code, reason = "shared with the kernels' own tests")]
-mod accuracy;
-#[path = "../../../kernels/tests/conformance/buffers.rs"]
-#[allow(dead_code, reason = "shared with the kernels' own tests")]
-mod buffers;
 mod cell;
-#[path = "../../../kernels/tests/conformance/compare.rs"]
-#[allow(dead_code, reason = "shared with the kernels' own tests")]
-mod compare;
 mod loss;
 mod optimizer;
 mod products;
 mod rows;
 
-use buffers::{Floats, Random};
-use compare::{Expected, assert_close, assert_same, reduction_bound};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use shoestring_kernels::Kernels;
+use shoestring_kernels_conformance::accuracy;
+use shoestring_kernels_conformance::buffers::Floats;
+use shoestring_kernels_conformance::compare::{Expected, assert_close, assert_same, reduction_bound};
+use shoestring_kernels_conformance::random::Random;
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Operation {
     Gemm(products::Kind),
-    Matvec(products::Kind),
     WeightGradient { first_panel: u8, extra_columns: u8 },
     BiasGradient,
     TransposePanels,
@@ -93,7 +85,6 @@ fuzz_target!(|input: Input| match input {
 fn run(operation: Operation, case: Case) {
     match operation {
         Operation::Gemm(kind) => products::gemm(case, kind),
-        Operation::Matvec(kind) => products::matvec(case, kind),
         Operation::WeightGradient { first_panel, extra_columns } => {
             products::weight_gradient(case, usize::from(first_panel % 4), usize::from(extra_columns % 20))
         }
@@ -135,7 +126,8 @@ fn functions(misalignment: usize, bits: &[u32]) {
             let mut out = Floats::unwritten(x.len(), misalignment);
             (function.run)(kernels, &mut out, &Floats::new(&x, 15 - misalignment));
             for (&x, &got) in x.iter().zip(out.iter()) {
-                function.check(kernels.name(), x, got, (function.exact)(f64::from(x)));
+                let checked = function.check(x, got, (function.exact)(f64::from(x)));
+                checked.unwrap_or_else(|error| panic!("{}: {error}", kernels.name()));
             }
         }
     }

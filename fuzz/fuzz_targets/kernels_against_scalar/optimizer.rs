@@ -1,9 +1,9 @@
 //! AdamW, the sum of squares, and dropout.
 
-use crate::buffers::{Floats, Lines};
-use crate::compare::{Expected, assert_close, reduction_bound};
 use crate::{Case, compare_exactly, scalar};
 use shoestring_kernels::{AdamwStep, Kernels};
+use shoestring_kernels_conformance::buffers::{Floats, Lines};
+use shoestring_kernels_conformance::compare::{Expected, assert_close, reduction_bound};
 
 pub fn adamw(mut case: Case, t: i32) {
     let width = case.inputs / 8 * 16;

@@ -1,10 +1,10 @@
 //! Matrix products and their gradients.
 
-use crate::buffers::{Floats, Lines};
-use crate::compare::{Expected, reduction_bound};
 use crate::{Case, compare_all, compare_exactly, compare_sums, sums};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use shoestring_kernels::{Epilogue, Kernels, Line, PANEL_ROWS, padded, panel_lines};
+use shoestring_kernels_conformance::buffers::{Floats, Lines};
+use shoestring_kernels_conformance::compare::{Expected, reduction_bound};
 
 #[derive(Arbitrary, Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
@@ -19,14 +19,6 @@ pub fn gemm(mut case: Case, kind: Kind) {
     let (rows, inputs) = (case.rows, case.inputs);
     product("gemm", case, kind, rows, a, |kernels, out, weights, a, epilogue| {
         kernels.gemm(out, a, weights, inputs, epilogue);
-    });
-}
-
-pub fn matvec(mut case: Case, kind: Kind) {
-    let x = case.floats(case.inputs); // [K]: the padding need not be there
-    let inputs = case.inputs;
-    product("matvec", case, kind, 1, x, |kernels, out, weights, x, epilogue| {
-        kernels.matvec(out, weights, x, inputs, epilogue);
     });
 }
 

@@ -1,9 +1,9 @@
 //! Weighted sums and dot products of rows, and RMS normalisation.
 
-use crate::buffers::{Floats, Lines};
-use crate::compare::{Expected, reduction_bound};
 use crate::{Case, compare_all, compare_sums, scalar, sums};
 use shoestring_kernels::{Kernels, padded};
+use shoestring_kernels_conformance::buffers::{Floats, Lines};
+use shoestring_kernels_conformance::compare::{Expected, reduction_bound};
 
 const EPS: f32 = 1e-5;
 

@@ -2,7 +2,7 @@
 
 use super::math::Normal;
 use crate::line::{Line, PANEL_ROWS, padded};
-use crate::simd::{Compiled, Lanes, Simd};
+use crate::simd::{Compiled, Lanes, Simd, Unfused};
 use crate::table::Epilogue;
 
 /// # Safety
@@ -71,6 +71,7 @@ pub(crate) unsafe fn cell_backward<S: Compiled>(
 
 #[inline(always)]
 pub(crate) fn cell_step<S: Simd>(s: S, h: &mut [f32], z: &[f32], a: &[f32]) {
+    let s = Unfused(s);
     let (h, h_rest) = h.as_chunks_mut::<PANEL_ROWS>();
     let ((z, z_rest), (a, a_rest)) = (z.as_chunks::<PANEL_ROWS>(), a.as_chunks::<PANEL_ROWS>());
     for (h, (z, a)) in h.iter_mut().zip(z.iter().zip(a)) {

@@ -1,9 +1,10 @@
 //! Matrix products with panels of weights, and the gradients of those weights.
 
 use super::product::{Product, Start, floats};
-use crate::line::{Line, PANEL_ROWS, padded};
-use crate::simd::Simd;
+use crate::line::{HalfLine, Line, PANEL_ROWS, padded};
+use crate::simd::{Simd, Unfused};
 use crate::table::Epilogue;
+use half::f16;
 
 /// Rows of activations, against panels of weights, summed over inputs.
 ///
@@ -20,47 +21,62 @@ pub(crate) unsafe fn gemm<S: Simd>(
     epilogue: Epilogue<'_>,
 ) {
     let (rows, panels) = (a.len() / padded(depth), weights.len() / depth);
-    let product = weights_product(out, a, weights, depth, epilogue);
+    let product = weights_product(out, a, weights.as_ptr().cast::<f32>(), panels, depth, epilogue);
     // SAFETY: `out` holds rows · panels lines, `a` the rows and `weights` the panels.
     unsafe { product.compute(s, rows, panels) };
 }
 
 /// # Safety
 ///
-/// Shapes are as [`Kernels::matvec`](crate::Kernels::matvec) checks them.
+/// Shapes are as [`Kernels::gemm_unfused`](crate::Kernels::gemm_unfused) checks them.
 #[inline(always)]
-pub(crate) unsafe fn matvec<S: Simd>(
+pub(crate) unsafe fn gemm_unfused<S: Simd>(
     s: S,
-    out: &mut [f32],
-    weights: &[Line],
-    x: &[f32],
-    depth: usize,
-    epilogue: Epilogue<'_>,
-) {
-    let product = weights_product(out, x, weights, depth, epilogue);
-    // SAFETY: `out` holds a line for each panel, `x` the inputs and `weights` the panels.
-    unsafe { product.compute_row(s, weights.len() / depth) };
-    if matches!(epilogue, Epilogue::BiasSigmoid(_)) {
-        super::math::sigmoid_in_place(s, out);
-    }
-}
-
-#[inline(always)]
-fn weights_product(
     out: &mut [f32],
     a: &[f32],
     weights: &[Line],
     depth: usize,
     epilogue: Epilogue<'_>,
-) -> Product {
+) {
+    // SAFETY: the shapes are the same.
+    unsafe { gemm(Unfused(s), out, a, weights, depth, epilogue) };
+}
+
+/// # Safety
+///
+/// Shapes are as [`Kernels::gemm_f16`](crate::Kernels::gemm_f16) checks them.
+#[inline(always)]
+pub(crate) unsafe fn gemm_f16<S: Simd>(
+    s: S,
+    out: &mut [f32],
+    a: &[f32],
+    weights: &[HalfLine],
+    depth: usize,
+    epilogue: Epilogue<'_>,
+) {
+    let (rows, panels) = (a.len() / padded(depth), weights.len() / depth);
+    let product = weights_product(out, a, weights.as_ptr().cast::<f16>(), panels, depth, epilogue);
+    // SAFETY: `out` holds rows · panels lines, `a` the rows and `weights` the panels.
+    unsafe { product.compute(s, rows, panels) };
+}
+
+#[inline(always)]
+fn weights_product<E>(
+    out: &mut [f32],
+    a: &[f32],
+    lines: *const E,
+    panels: usize,
+    depth: usize,
+    epilogue: Epilogue<'_>,
+) -> Product<E> {
     Product {
         out: out.as_mut_ptr(),
-        out_row_stride: floats(weights.len() / depth),
+        out_row_stride: floats(panels),
         out_panel_stride: floats(1),
         scalars: a.as_ptr(),
         scalar_row_stride: padded(depth),
         scalar_step_stride: 1,
-        lines: weights.as_ptr().cast(),
+        lines,
         line_panel_stride: floats(depth),
         line_step_stride: floats(1),
         steps: depth,

@@ -2,10 +2,11 @@
 
 use super::math::exp_vector;
 use crate::line::PANEL_ROWS;
-use crate::simd::{Lanes, Simd};
+use crate::simd::{Lanes, Simd, Unfused};
 
 #[inline(always)]
 pub(crate) fn softmax<S: Simd>(s: S, values: &mut [f32]) {
+    let s = Unfused(s);
     let (lines, rest) = values.as_chunks_mut::<PANEL_ROWS>();
     // The rest is handled as one more line, of which the lanes past the end are e^-∞ = 0.
     let mut last = [f32::NEG_INFINITY; PANEL_ROWS];

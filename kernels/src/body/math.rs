@@ -55,14 +55,6 @@ pub(crate) fn gelu_derivative<S: Simd>(s: S, out: &mut [f32], x: &[f32]) {
     map(s, GeluDerivative, out, x);
 }
 
-/// values = sigmoid(values), whole lines.
-#[inline(always)]
-pub(super) fn sigmoid_in_place<S: Simd>(s: S, values: &mut [f32]) {
-    for lanes in values.as_chunks_mut().0 {
-        s.store(lanes, sigmoid_vector(s, s.load(lanes)));
-    }
-}
-
 /// e^x. Overflows to ∞ and underflows through the denormals to 0.
 #[inline(always)]
 pub(super) fn exp_vector<S: Simd>(s: S, x: S::Vector) -> S::Vector {

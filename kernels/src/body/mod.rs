@@ -11,12 +11,14 @@ mod math;
 mod optimizer;
 mod probe;
 mod product;
+mod quantized;
 mod rows;
 
 pub(crate) use cell::{cell_backward, cell_forward, cell_step};
-pub(crate) use gemm::{bias_gradient, gemm, matvec, transpose_panels, weight_gradient};
+pub(crate) use gemm::{bias_gradient, gemm, gemm_f16, gemm_unfused, transpose_panels, weight_gradient};
 pub(crate) use loss::{cross_entropy, softmax};
 pub(crate) use math::{exp, gelu, gelu_derivative, sigmoid};
 pub(crate) use optimizer::{adamw, dropout, sum_of_squares};
 pub(crate) use probe::{probe_multiply_adds, probe_reads};
+pub(crate) use quantized::{dequantize_q4, dequantize_q8, gemm_q4, gemm_q8, quantize_rows, widen_f16};
 pub(crate) use rows::{add_scaled_rows, dot_rows, rms_norm, rms_norm_backward};

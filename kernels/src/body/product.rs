@@ -11,19 +11,39 @@ use super::math;
 use crate::line::{Line, PANEL_ROWS};
 use crate::simd::{Lanes, Simd};
 use crate::table::Epilogue;
+use half::f16;
+
+/// What the lines of a product are made of.
+pub(super) trait Element: Copy {
+    fn load<S: Simd>(s: S, lanes: &[Self; PANEL_ROWS]) -> S::Vector;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn load<S: Simd>(s: S, lanes: &Lanes) -> S::Vector {
+        s.load(lanes)
+    }
+}
+
+impl Element for f16 {
+    #[inline(always)]
+    fn load<S: Simd>(s: S, lanes: &[f16; PANEL_ROWS]) -> S::Vector {
+        s.load_half(lanes)
+    }
+}
 
 /// out[row, panel, lane] = start + Σ_step scalar[row, step] · line[panel, step][lane].
 ///
-/// Strides are in floats. `#[inline(always)]` makes those that are constants disappear.
+/// Strides are in elements. `#[inline(always)]` makes those that are constants disappear.
 #[derive(Clone, Copy)]
-pub(super) struct Product {
+pub(super) struct Product<E> {
     pub(super) out: *mut f32,
     pub(super) out_row_stride: usize,
     pub(super) out_panel_stride: usize,
     pub(super) scalars: *const f32,
     pub(super) scalar_row_stride: usize,
     pub(super) scalar_step_stride: usize,
-    pub(super) lines: *const f32,
+    pub(super) lines: *const E,
     pub(super) line_panel_stride: usize,
     pub(super) line_step_stride: usize,
     pub(super) steps: usize,
@@ -51,14 +71,19 @@ impl From<Epilogue<'_>> for Start {
     }
 }
 
-impl Product {
-    /// Computes `rows` rows and `panels` panels in tiles of `TILE_ROWS` by `TILE_PANELS`.
+impl<E: Element> Product<E> {
+    /// Computes `rows` rows and `panels` panels in tiles of `TILE_ROWS` by `TILE_PANELS`; a single row,
+    /// which has too few sums for such a tile, `MATVEC_PANELS` panels at once.
     ///
     /// # Safety
     ///
     /// The buffers hold that many rows and panels, and the output overlaps neither operand.
     #[inline(always)]
     pub(super) unsafe fn compute<S: Simd>(&self, s: S, rows: usize, panels: usize) {
+        if rows == 1 {
+            // SAFETY: the row and the panels exist.
+            return unsafe { self.compute_row(s, panels) };
+        }
         let mut panel = 0;
         while panel < panels {
             let width = (panels - panel).min(S::TILE_PANELS);
@@ -73,13 +98,11 @@ impl Product {
         }
     }
 
-    /// Computes one row and `panels` panels, `MATVEC_PANELS` at once.
-    ///
     /// # Safety
     ///
-    /// The buffers hold that many panels, and the output overlaps neither operand.
+    /// The buffers hold a row and that many panels, and the output overlaps neither operand.
     #[inline(always)]
-    pub(super) unsafe fn compute_row<S: Simd>(&self, s: S, panels: usize) {
+    unsafe fn compute_row<S: Simd>(&self, s: S, panels: usize) {
         let mut panel = 0;
         while panel < panels {
             let width = (panels - panel).min(S::MATVEC_PANELS);
@@ -96,6 +119,9 @@ impl Product {
                     7 if const { S::MATVEC_PANELS >= 7 } => tile.sum::<S, 1, 7>(s),
                     8 if const { S::MATVEC_PANELS >= 8 } => tile.sum::<S, 1, 8>(s),
                     _ => unreachable!("a row takes at most 8 panels at once"),
+                }
+                if self.sigmoid {
+                    tile.apply_sigmoid(s, 1, width);
                 }
             }
             panel += width;
@@ -194,7 +220,7 @@ impl Product {
                 let mut lines = [s.splat(0.0); PANELS];
                 for panel in 0..PANELS {
                     let line = self.lines.add(panel * self.line_panel_stride + step * self.line_step_stride);
-                    lines[panel] = s.load(&*line.cast());
+                    lines[panel] = E::load(s, &*line.cast());
                 }
                 for row in 0..ROWS {
                     let scalar = row * self.scalar_row_stride + step * self.scalar_step_stride;

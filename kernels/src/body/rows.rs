@@ -1,10 +1,11 @@
 //! Rows: weighted sums, dot products, and RMS normalisation.
 
 use crate::line::{Line, PANEL_ROWS, padded};
-use crate::simd::Simd;
+use crate::simd::{Simd, Unfused};
 
 #[inline(always)]
 pub(crate) fn add_scaled_rows<S: Simd>(s: S, y: &mut [f32], x: &[f32], scale: &[f32]) {
+    let s = Unfused(s);
     let Some(width) = y.len().checked_div(scale.len()).filter(|&width| width > 0) else { return };
     for ((y, x), &scale) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(scale) {
         let scale = s.splat(scale);
@@ -37,6 +38,7 @@ pub(crate) fn rms_norm<S: Simd>(
     width: usize,
     eps: f32,
 ) {
+    let s = Unfused(s);
     let stride = padded(width);
     let rows = out.chunks_exact_mut(stride).zip(y.chunks_exact(stride));
     for ((out, y), inverse_rms) in rows.zip(inverse_rms) {

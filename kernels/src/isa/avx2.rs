@@ -1,16 +1,22 @@
 //! AVX2 with FMA: two vectors of 8 make up the 16 lanes.
 
 use crate::kernels::Kernels;
-use crate::line::Line;
-use crate::simd::{Lanes, Simd};
+use crate::line::{CodeLine, HalfLine, Line, PANEL_ROWS};
+use crate::quantized::Quantized;
+use crate::simd::{Integers, Lanes, Simd};
 use crate::table::{AdamwStep, Epilogue, operations};
+use half::f16;
 use std::arch::x86_64::*;
 
 #[derive(Clone, Copy)]
-struct Avx2(());
+pub(super) struct Avx2(());
 
 pub(super) fn detect() -> Option<&'static Kernels> {
-    (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(&KERNELS)
+    is_available().then_some(&KERNELS)
+}
+
+pub(super) fn is_available() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
 /// Operations that are one instruction for each half.
@@ -53,6 +59,13 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn load_half(self, lanes: &[f16; PANEL_ROWS]) -> [__m256; 2] {
+        let start = lanes.as_ptr();
+        // SAFETY: `self` proves F16C, and 32 bytes can be read.
+        unsafe { [0, 8].map(|offset| _mm256_cvtph_ps(_mm_loadu_si128(start.add(offset).cast()))) }
+    }
+
+    #[inline(always)]
     fn store(self, lanes: &mut Lanes, vector: [__m256; 2]) {
         // SAFETY: `self` proves AVX2, and 16 floats can be written.
         unsafe {
@@ -75,6 +88,131 @@ impl Simd for Avx2 {
         select_less(a, b, yes, no) = select_less;
         shift_into_exponent(a) = shift_into_exponent;
     }
+
+    #[inline(always)]
+    fn store_low_bytes(self, bytes: &mut [i8; PANEL_ROWS], a: [__m256; 2]) {
+        // SAFETY: `self` proves AVX2, and 16 bytes can be written.
+        unsafe {
+            let low = _mm256_set1_epi32(0xff);
+            let [first, second] = a.map(|half| _mm256_and_si256(_mm256_castps_si256(half), low));
+            // Packing works within 128 bits: [a0 b0 | a1 b1] of quarters.
+            let words = _mm256_packus_epi32(first, second);
+            let bytes_in_quarters = _mm256_packus_epi16(words, words);
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5);
+            let ordered = _mm256_permutevar8x32_epi32(bytes_in_quarters, order);
+            _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm256_castsi256_si128(ordered));
+        }
+    }
+}
+
+/// Activations and their magnitudes: `vpmaddubsw` multiplies unsigned by signed bytes, so the weights take the
+/// activations' sign.
+#[derive(Clone, Copy)]
+pub(super) struct SignedQuad {
+    signed: __m256i,
+    magnitude: __m256i,
+}
+
+impl Integers for Avx2 {
+    type Floats = Self;
+    type Codes = [__m256i; 2];
+    type Quad = SignedQuad;
+    type Sums = [__m256i; 2];
+
+    const INTEGER_ROWS: usize = 3;
+    // 8 sums, as many as there are registers left beside the operands.
+    const INTEGER_PANELS: usize = 4;
+    const CODE_OFFSET: i32 = 0;
+
+    #[inline(always)]
+    fn floats(self) -> Self {
+        self
+    }
+
+    #[inline(always)]
+    fn zero_sums(self) -> [__m256i; 2] {
+        // SAFETY: `self` proves AVX2.
+        unsafe { [_mm256_setzero_si256(); 2] }
+    }
+
+    #[inline(always)]
+    fn load_codes(self, codes: &[i8; 64]) -> [__m256i; 2] {
+        let start = codes.as_ptr();
+        // SAFETY: `self` proves AVX2, and 64 bytes can be read.
+        unsafe { [0, 32].map(|offset| _mm256_loadu_si256(start.add(offset).cast())) }
+    }
+
+    #[inline(always)]
+    fn load_nibbles(self, codes: &[i8; 64]) -> [[__m256i; 2]; 2] {
+        let codes = self.load_codes(codes);
+        // SAFETY: `self` proves AVX2.
+        unsafe {
+            let low = _mm256_set1_epi8(15);
+            [
+                codes.map(|half| _mm256_and_si256(half, low)),
+                codes.map(|half| _mm256_and_si256(_mm256_srli_epi16::<4>(half), low)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn quad(self, activations: &[i8; 4]) -> SignedQuad {
+        // SAFETY: `self` proves AVX2.
+        unsafe {
+            let signed = _mm256_set1_epi32(i32::from_le_bytes(activations.map(|a| a as u8)));
+            SignedQuad { signed, magnitude: _mm256_abs_epi8(signed) }
+        }
+    }
+
+    #[inline(always)]
+    fn add_products(
+        self,
+        mut sums: [__m256i; 2],
+        codes: [[__m256i; 2]; 2],
+        quads: [SignedQuad; 2],
+    ) -> [__m256i; 2] {
+        for (codes, quad) in codes.into_iter().zip(quads) {
+            for (sums, codes) in sums.iter_mut().zip(codes) {
+                // SAFETY: `self` proves AVX2.
+                unsafe {
+                    // Two products of at most 127 · 127 fit into 16 bits.
+                    let signed = _mm256_sign_epi8(codes, quad.signed);
+                    let pairs = _mm256_maddubs_epi16(quad.magnitude, signed);
+                    *sums = _mm256_add_epi32(*sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+                }
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn add_nibble_products(
+        self,
+        mut sums: [__m256i; 2],
+        codes: [[__m256i; 2]; 2],
+        quads: [SignedQuad; 2],
+    ) -> [__m256i; 2] {
+        for (half, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: `self` proves AVX2.
+            unsafe {
+                // Four products of at most 15 · 127 fit into 16 bits.
+                let first = _mm256_maddubs_epi16(codes[0][half], quads[0].signed);
+                let second = _mm256_maddubs_epi16(codes[1][half], quads[1].signed);
+                let pairs = _mm256_add_epi16(first, second);
+                *sums = _mm256_add_epi32(*sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn finish_sums(self, sums: [__m256i; 2], excess: i32) -> [__m256; 2] {
+        // SAFETY: `self` proves AVX2.
+        unsafe {
+            let excess = _mm256_set1_epi32(excess);
+            sums.map(|half| _mm256_cvtepi32_ps(_mm256_sub_epi32(half, excess)))
+        }
+    }
 }
 
 #[inline]
@@ -96,5 +234,5 @@ fn shift_into_exponent(a: __m256) -> __m256 {
 }
 
 operations! { super::instantiate! {
-    Avx2 (#[target_feature(enable = "avx2,fma")]) "avx2" "AVX2 with FMA"
+    Avx2 (#[target_feature(enable = "avx2,fma,f16c")]) "avx2" "AVX2 with FMA"
 } }

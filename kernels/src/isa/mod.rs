@@ -3,9 +3,16 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_vnni;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_vnni;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_dotprod;
+mod plain;
 mod scalar;
 mod wide;
 
@@ -24,9 +31,9 @@ impl Table {
     pub const SCALAR: Self = scalar::TABLE;
 }
 
-/// `variant!(module, condition)`: the module's kernels where the condition for compiling it holds.
+/// `variant!(name, module, condition)`: the module's kernels where the condition for compiling it holds.
 macro_rules! variant {
-    ($module:ident, $condition:meta) => {{
+    ($name:literal, $module:ident, $condition:meta) => {{
         #[cfg($condition)]
         fn detect() -> Option<&'static Kernels> {
             $module::detect()
@@ -35,17 +42,20 @@ macro_rules! variant {
         fn detect() -> Option<&'static Kernels> {
             None
         }
-        Variant { name: stringify!($module), detect }
+        Variant { name: $name, detect }
     }};
 }
 
 /// Every set of kernels there is on any architecture, best first.
 pub(crate) const VARIANTS: &[Variant] = &[
-    variant!(avx512, target_arch = "x86_64"),
-    variant!(avx2, target_arch = "x86_64"),
-    variant!(neon, target_arch = "aarch64"),
-    variant!(wide, all()),
-    variant!(scalar, all()),
+    variant!("avx512-vnni", avx512_vnni, target_arch = "x86_64"),
+    variant!("avx512", avx512, target_arch = "x86_64"),
+    variant!("avx2-vnni", avx2_vnni, target_arch = "x86_64"),
+    variant!("avx2", avx2, target_arch = "x86_64"),
+    variant!("neon-dotprod", neon_dotprod, target_arch = "aarch64"),
+    variant!("neon", neon, target_arch = "aarch64"),
+    variant!("wide", wide, all()),
+    variant!("scalar", scalar, all()),
 ];
 
 /// Compiles every body for an instruction set: `instantiate! { { Token (attributes) name } operations }`
@@ -55,11 +65,12 @@ macro_rules! instantiate {
         { $token:ident $attributes:tt $name:literal $description:literal }
         $($operation:ident($($argument:ident: $type:ty),*) -> $result:ty;)*
     ) => {
+        pub(super) const TABLE: crate::table::Table = crate::table::Table { $($operation),* };
+
         // SAFETY: `detect` hands these out only where the CPU has the instruction set, which is what the
         // functions need beside checked shapes.
-        pub(super) static KERNELS: crate::kernels::Kernels = unsafe {
-            crate::kernels::Kernels::plug($name, $description, crate::table::Table { $($operation),* })
-        };
+        pub(super) static KERNELS: crate::kernels::Kernels =
+            unsafe { crate::kernels::Kernels::plug($name, $description, TABLE) };
 
         $(crate::isa::entry! { $token $attributes $operation($($argument: $type),*) -> $result })*
 
@@ -81,6 +92,31 @@ macro_rules! instantiate {
 }
 use instantiate;
 
+/// Kernels that differ from others only in their products of integers: `integer_products! { Token
+/// (attributes) name description, base }`.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! integer_products {
+    ($token:ident $attributes:tt $name:literal $description:literal, $base:expr) => {
+        // SAFETY: as for the base, `detect` asks for the instruction set too.
+        static KERNELS: crate::kernels::Kernels = unsafe {
+            let table = crate::table::Table { gemm_q8, gemm_q4, ..$base };
+            crate::kernels::Kernels::plug($name, $description, table)
+        };
+
+        crate::isa::entry! { $token $attributes gemm_q8(
+            out: &mut [f32], a: Quantized<'_>, weights: &[CodeLine], scales: &[Line], depth: usize,
+            epilogue: Epilogue<'_>
+        ) -> () }
+
+        crate::isa::entry! { $token $attributes gemm_q4(
+            out: &mut [f32], a: Quantized<'_>, weights: &[CodeLine], scales: &[HalfLine], depth: usize,
+            epilogue: Epilogue<'_>
+        ) -> () }
+    };
+}
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use integer_products;
+
 /// One function of [`instantiate!`].
 macro_rules! entry {
     ($token:ident ($($attribute:tt)*) $operation:ident($($argument:ident: $type:ty),*) -> $result:ty) => {
@@ -88,7 +124,7 @@ macro_rules! entry {
         #[allow(clippy::too_many_arguments)]
         unsafe fn $operation($($argument: $type),*) -> $result {
             // SAFETY: the caller vouches for the CPU and for the shapes.
-            unsafe { crate::body::$operation(<$token as crate::simd::Simd>::new(), $($argument),*) }
+            unsafe { crate::body::$operation($token::new(), $($argument),*) }
         }
     };
 }

@@ -1,16 +1,23 @@
 //! NEON as every 64-bit ARM CPU has it: four registers make up the 16 lanes.
 
 use crate::kernels::Kernels;
-use crate::line::Line;
-use crate::simd::{Lanes, Simd};
+use crate::line::{CodeLine, HalfLine, Line, PANEL_ROWS};
+use crate::quantized::Quantized;
+use crate::simd::{Integers, Lanes, Simd};
 use crate::table::{AdamwStep, Epilogue, operations};
+use half::f16;
 use std::arch::aarch64::*;
+use std::arch::asm;
 
 #[derive(Clone, Copy)]
-struct Neon(());
+pub(super) struct Neon(());
 
 pub(super) fn detect() -> Option<&'static Kernels> {
-    std::arch::is_aarch64_feature_detected!("neon").then_some(&KERNELS)
+    is_available().then_some(&KERNELS)
+}
+
+pub(super) fn is_available() -> bool {
+    std::arch::is_aarch64_feature_detected!("neon")
 }
 
 /// Operations that are the same for each quarter.
@@ -61,6 +68,26 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    fn load_half(self, lanes: &[f16; PANEL_ROWS]) -> [float32x4_t; 4] {
+        let start = lanes.as_ptr().cast::<u16>();
+        [0, 4, 8, 12].map(|offset| {
+            // SAFETY: `self` proves NEON, and 32 bytes can be read. Every CPU with NEON has this
+            // instruction, the intrinsic of which takes an unstable type; it works on registers only.
+            unsafe {
+                let half = vld1_u16(start.add(offset));
+                let result: float32x4_t;
+                asm!(
+                    "fcvtl {result:v}.4s, {half:v}.4h",
+                    result = out(vreg) result,
+                    half = in(vreg) half,
+                    options(pure, nomem, nostack, preserves_flags),
+                );
+                result
+            }
+        })
+    }
+
+    #[inline(always)]
     fn store(self, lanes: &mut Lanes, vector: [float32x4_t; 4]) {
         for (quarter, values) in vector.into_iter().zip(lanes.as_chunks_mut::<4>().0) {
             // SAFETY: `self` proves NEON, and 4 floats can be written.
@@ -81,6 +108,105 @@ impl Simd for Neon {
         max(a, b) = vmaxq_f32;
         select_less(a, b, yes, no) = select_less;
         shift_into_exponent(a) = shift_into_exponent;
+    }
+
+    #[inline(always)]
+    fn store_low_bytes(self, bytes: &mut [i8; PANEL_ROWS], a: [float32x4_t; 4]) {
+        // SAFETY: `self` proves NEON, and 16 bytes can be written.
+        unsafe {
+            let [a, b, c, d] = a.map(|quarter| vmovn_s32(vreinterpretq_s32_f32(quarter)));
+            let [low, high] = [vcombine_s16(a, b), vcombine_s16(c, d)].map(|words| vmovn_s16(words));
+            vst1q_s8(bytes.as_mut_ptr(), vcombine_s8(low, high));
+        }
+    }
+}
+
+impl Integers for Neon {
+    type Floats = Self;
+    type Codes = [int8x16_t; 4];
+    type Quad = int8x16_t;
+    /// Two numbers a row, side by side.
+    type Sums = [int32x4_t; 8];
+
+    // 16 sums of 32 registers.
+    const INTEGER_ROWS: usize = 2;
+    const INTEGER_PANELS: usize = 2;
+    const CODE_OFFSET: i32 = 0;
+
+    #[inline(always)]
+    fn floats(self) -> Self {
+        self
+    }
+
+    #[inline(always)]
+    fn zero_sums(self) -> [int32x4_t; 8] {
+        // SAFETY: `self` proves NEON.
+        unsafe { [vdupq_n_s32(0); 8] }
+    }
+
+    #[inline(always)]
+    fn load_codes(self, codes: &[i8; 64]) -> [int8x16_t; 4] {
+        let start = codes.as_ptr();
+        // SAFETY: `self` proves NEON, and 64 bytes can be read.
+        unsafe { [0, 16, 32, 48].map(|offset| vld1q_s8(start.add(offset))) }
+    }
+
+    #[inline(always)]
+    fn load_nibbles(self, codes: &[i8; 64]) -> [[int8x16_t; 4]; 2] {
+        let codes = self.load_codes(codes);
+        // SAFETY: `self` proves NEON.
+        unsafe {
+            let low = vdupq_n_s8(15);
+            let high = |quarter| vreinterpretq_s8_u8(vshrq_n_u8::<4>(vreinterpretq_u8_s8(quarter)));
+            [codes.map(|quarter| vandq_s8(quarter, low)), codes.map(high)]
+        }
+    }
+
+    #[inline(always)]
+    fn quad(self, activations: &[i8; 4]) -> int8x16_t {
+        // SAFETY: `self` proves NEON.
+        unsafe { vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(activations.map(|a| a as u8)))) }
+    }
+
+    #[inline(always)]
+    fn add_products(
+        self,
+        mut sums: [int32x4_t; 8],
+        codes: [[int8x16_t; 4]; 2],
+        quads: [int8x16_t; 2],
+    ) -> [int32x4_t; 8] {
+        let [first, second] = quads;
+        for quarter in 0..4 {
+            let [a, b] = [codes[0][quarter], codes[1][quarter]];
+            // SAFETY: `self` proves NEON.
+            unsafe {
+                // Two products of at most 127 · 127 fit into 16 bits.
+                let low = vmull_s8(vget_low_s8(a), vget_low_s8(first));
+                let low = vmlal_s8(low, vget_low_s8(b), vget_low_s8(second));
+                sums[2 * quarter] = vpadalq_s16(sums[2 * quarter], low);
+                let high = vmlal_high_s8(vmull_high_s8(a, first), b, second);
+                sums[2 * quarter + 1] = vpadalq_s16(sums[2 * quarter + 1], high);
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn add_nibble_products(
+        self,
+        sums: [int32x4_t; 8],
+        codes: [[int8x16_t; 4]; 2],
+        quads: [int8x16_t; 2],
+    ) -> [int32x4_t; 8] {
+        self.add_products(sums, codes, quads)
+    }
+
+    #[inline(always)]
+    fn finish_sums(self, sums: [int32x4_t; 8], excess: i32) -> [float32x4_t; 4] {
+        [0, 2, 4, 6].map(|i| {
+            // SAFETY: `self` proves NEON.
+            unsafe { vcvtq_f32_s32(vsubq_s32(vpaddq_s32(sums[i], sums[i + 1]), vdupq_n_s32(excess))) }
+        })
     }
 }
 

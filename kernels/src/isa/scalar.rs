@@ -1,15 +1,19 @@
 //! The reference: plain loops that read like the formulas, in f64, rounded to f32 once at the end.
 //!
-//! Slow and exact: the other kernels are tested against it.
+//! Slow and exact: the other kernels are tested against it. The operations that give the same bits on every set
+//! of kernels are the exception: here they are the common bodies, on plain arrays.
 
-use crate::dropout;
+use super::plain::Plain;
 use crate::kernels::Kernels;
-use crate::line::{Line, PANEL_ROWS, as_floats, as_floats_mut, padded};
+use crate::line::{CodeLine, HalfLine, Line, PANEL_ROWS, as_floats, as_floats_mut, as_halves, padded};
+use crate::quantized::Quantized;
 use crate::table::{AdamwStep, Epilogue, Table};
+use crate::{body, dropout};
+use half::f16;
 use std::f64::consts::{FRAC_1_SQRT_2, TAU};
 use std::hint::black_box;
 
-// SAFETY: every function is safe Rust without target features.
+// SAFETY: no function needs target features; those that are not safe need the shapes that `Kernels` checks.
 pub(super) static KERNELS: Kernels =
     unsafe { Kernels::plug("scalar", "plain loops in f64: the reference, on every CPU", TABLE) };
 
@@ -19,7 +23,14 @@ pub(super) fn detect() -> Option<&'static Kernels> {
 
 pub(super) const TABLE: Table = Table {
     gemm,
-    matvec,
+    gemm_unfused,
+    gemm_f16,
+    gemm_q8,
+    gemm_q4,
+    quantize_rows,
+    dequantize_q8,
+    dequantize_q4,
+    widen_f16,
     weight_gradient,
     bias_gradient,
     transpose_panels,
@@ -44,31 +55,73 @@ pub(super) const TABLE: Table = Table {
 };
 
 fn gemm(out: &mut [f32], a: &[f32], weights: &[Line], depth: usize, epilogue: Epilogue<'_>) {
-    let columns = weights.len() / depth * PANEL_ROWS;
-    if columns == 0 {
-        return;
-    }
-    for (out_row, a_row) in out.chunks_exact_mut(columns).zip(a.chunks_exact(padded(depth))) {
-        matvec(out_row, weights, a_row, depth, epilogue);
-    }
+    product(out, a, as_floats(weights), depth, epilogue);
 }
 
-fn matvec(out: &mut [f32], weights: &[Line], x: &[f32], depth: usize, epilogue: Epilogue<'_>) {
-    for (n, out) in out.iter_mut().enumerate() {
+fn gemm_f16(out: &mut [f32], a: &[f32], weights: &[HalfLine], depth: usize, epilogue: Epilogue<'_>) {
+    product(out, a, as_halves(weights), depth, epilogue);
+}
+
+/// `weights`: panels of depth lines of 16.
+fn product<E: Copy + Into<f64>>(
+    out: &mut [f32],
+    a: &[f32],
+    weights: &[E],
+    depth: usize,
+    epilogue: Epilogue<'_>,
+) {
+    let columns = weights.len() / depth;
+    for (index, out) in out.iter_mut().enumerate() {
+        let (m, n) = (index / columns, index % columns);
         let (panel, lane) = (n / PANEL_ROWS, n % PANEL_ROWS);
         let start = match epilogue {
             Epilogue::Store => 0.0,
             Epilogue::Accumulate => f64::from(*out),
             Epilogue::Bias(bias) | Epilogue::BiasSigmoid(bias) => f64::from(bias[panel].0[lane]),
         };
-        let lines = &weights[panel * depth..][..depth];
-        let sum =
-            lines.iter().zip(x).fold(start, |sum, (line, &x)| sum + f64::from(line.0[lane]) * f64::from(x));
+        let x = &a[m * padded(depth)..][..depth];
+        let weight = |k: usize| weights[(panel * depth + k) * PANEL_ROWS + lane].into();
+        let sum = x.iter().enumerate().fold(start, |sum, (k, &x)| sum + weight(k) * f64::from(x));
         *out = match epilogue {
             Epilogue::BiasSigmoid(_) => sigmoid_f64(sum) as f32,
             _ => sum as f32,
         };
     }
+}
+
+/// `common!`: operations as their bodies compute them on plain arrays.
+macro_rules! common {
+    ($($name:ident($($argument:ident: $type:ty),*);)*) => {
+        $(
+            /// # Safety
+            ///
+            /// Shapes are as the method of `Kernels` with this name checks them.
+            #[allow(unused_unsafe)]
+            unsafe fn $name($($argument: $type),*) {
+                // SAFETY: the caller vouches for the shapes.
+                unsafe { body::$name(Plain, $($argument),*) }
+            }
+        )*
+    };
+}
+common! {
+    gemm_unfused(out: &mut [f32], a: &[f32], weights: &[Line], depth: usize, epilogue: Epilogue<'_>);
+    gemm_q8(
+        out: &mut [f32], a: Quantized<'_>, weights: &[CodeLine], scales: &[Line], depth: usize,
+        epilogue: Epilogue<'_>
+    );
+    gemm_q4(
+        out: &mut [f32], a: Quantized<'_>, weights: &[CodeLine], scales: &[HalfLine], depth: usize,
+        epilogue: Epilogue<'_>
+    );
+    quantize_rows(codes: &mut [i8], scales: &mut [f32], sums: &mut [i32], x: &[f32], depth: usize);
+    dequantize_q8(out: &mut [f32], codes: &[i8], scale: f32);
+    dequantize_q4(out: &mut [f32], codes: &[i8], scales: &[f16]);
+    widen_f16(out: &mut [f32], x: &[f16]);
+    cell_step(h: &mut [f32], z: &[f32], a: &[f32]);
+    add_scaled_rows(y: &mut [f32], x: &[f32], scale: &[f32]);
+    rms_norm(out: &mut [f32], inverse_rms: &mut [f32], y: &[f32], gain: &[Line], width: usize, eps: f32);
+    softmax(values: &mut [f32]);
 }
 
 fn weight_gradient(
@@ -114,8 +167,10 @@ fn cell_forward(h: &mut [f32], a: &mut [f32], z: &[f32], recurrent: &[Line], bat
     for (t, (a, z)) in a.chunks_exact_mut(slot).zip(z.chunks_exact(slot)).enumerate() {
         let (old, new) = h[t * slot..][..2 * slot].split_at_mut(slot); // both [B, Hp]
         gemm(a, old, recurrent, hidden, Epilogue::Accumulate);
-        new.copy_from_slice(old);
-        cell_step(new, z, a);
+        for (((new, &old), &z), &a) in new.iter_mut().zip(&*old).zip(z).zip(&*a) {
+            let old = f64::from(old);
+            *new = (old + f64::from(z) * (gelu_f64(f64::from(a)) - old)) as f32;
+        }
     }
 }
 
@@ -150,37 +205,10 @@ fn cell_backward(
     }
 }
 
-fn cell_step(h: &mut [f32], z: &[f32], a: &[f32]) {
-    for ((h, &z), &a) in h.iter_mut().zip(z).zip(a) {
-        let state = f64::from(*h);
-        *h = (state + f64::from(z) * (gelu_f64(f64::from(a)) - state)) as f32;
-    }
-}
-
-fn add_scaled_rows(y: &mut [f32], x: &[f32], scale: &[f32]) {
-    let width = y.len().checked_div(scale.len()).unwrap_or(0);
-    for (i, (y, &x)) in y.iter_mut().zip(x).enumerate() {
-        *y = (f64::from(*y) + f64::from(scale[i / width]) * f64::from(x)) as f32;
-    }
-}
-
 fn dot_rows(out: &mut [f32], x: &[f32], y: &[f32]) {
     let width = x.len().checked_div(out.len()).unwrap_or(0);
     for (m, out) in out.iter_mut().enumerate() {
         *out = dot(&x[m * width..][..width], &y[m * width..][..width]) as f32;
-    }
-}
-
-fn rms_norm(out: &mut [f32], inverse_rms: &mut [f32], y: &[f32], gain: &[Line], width: usize, eps: f32) {
-    let (stride, gain) = (padded(width), as_floats(gain));
-    for (m, inverse_rms) in inverse_rms.iter_mut().enumerate() {
-        let (y, out) = (&y[m * stride..][..stride], &mut out[m * stride..][..stride]);
-        let mean_square = dot(&y[..width], &y[..width]) / width as f64;
-        let inverse = 1.0 / (mean_square + f64::from(eps)).sqrt();
-        *inverse_rms = inverse as f32;
-        for ((out, &y), &gain) in out.iter_mut().zip(y).zip(gain) {
-            *out = (f64::from(y) * inverse * f64::from(gain)) as f32;
-        }
     }
 }
 
@@ -225,14 +253,6 @@ fn gelu(out: &mut [f32], x: &[f32]) {
 
 fn gelu_derivative(out: &mut [f32], x: &[f32]) {
     apply(out, x, gelu_derivative_f64);
-}
-
-fn softmax(values: &mut [f32]) {
-    let max = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = values.iter().map(|&x| libm::exp(f64::from(x) - f64::from(max))).sum();
-    for value in values {
-        *value = (libm::exp(f64::from(*value) - f64::from(max)) / sum) as f32;
-    }
 }
 
 fn cross_entropy(logits: &mut [f32], targets: &[u32], vocabulary: usize, scale: f32) -> f64 {

@@ -1,7 +1,7 @@
 //! Operations of any shape, and those of the default model.
 //!
 //! Shapes are `MxKxN` for a product of `[M, K]` and `[K, N]` and its gradients, `TxBxH` for the cell over T steps
-//! of B streams. `-in-24` is that work cut into 24 calls, as the model cuts it; `4x576x96` is done for four
+//! of B streams. `-in-24` is that work cut into 24 calls, as the model cuts it; `4x1x96x576` is done for four
 //! matrices of 576 rows and 96 columns.
 
 use super::{Operation, Work};
@@ -173,18 +173,18 @@ pub fn cell_backward(steps: usize, batch: usize, hidden: usize) -> Operation {
 
 /// Decoding's products: each of `matrices` matrices of `[outputs, depth]` with one vector.
 pub fn matvec(matrices: usize, outputs: usize, depth: usize) -> Operation {
-    let (x, bias) = (floats(depth), lines(outputs));
+    let (x, bias) = (floats(padded(depth)), lines(outputs));
     let weights: Vec<Vec<Line>> = vec![weights(outputs, depth); matrices];
     let copies = if matrices == 1 { String::new() } else { format!("{matrices}x") };
     Operation {
-        name: "matvec",
-        shape: format!("{copies}{outputs}x{depth}"),
+        name: "gemm",
+        shape: format!("{copies}1x{depth}x{outputs}"),
         work: Work::Bytes(matrices * panel_lines(outputs, depth) * size_of::<Line>()),
         buffers: vec![zeros(matrices * padded(outputs))],
         call: Box::new(move |kernels, out| {
             let outs = as_floats_mut(&mut out[0]).chunks_exact_mut(padded(outputs));
             for (out, weights) in outs.zip(&weights) {
-                kernels.matvec(out, weights, &x, depth, Epilogue::Bias(&bias));
+                kernels.gemm(out, &x, weights, depth, Epilogue::Bias(&bias));
             }
         }),
     }

@@ -1,9 +1,19 @@
 //! The recurrent cell, forward and backward.
 
 use crate::LENGTHS;
-use crate::buffers::{Floats, Lines, Random};
+use crate::buffers::{Floats, Lines};
 use crate::compare::{Expected, assert_close, assert_same, reduction_bound};
+use crate::failure::case;
+use crate::random::Random;
 use shoestring_kernels::{Kernels, padded};
+
+checks! {
+    every_step_follows_from_the_one_before: cell_forward;
+    a_gate_of_zero_holds_the_state_exactly: cell_forward, cell_backward;
+    gradients_are_the_slopes_of_the_loss: cell_backward;
+    gradients_of_every_shape_are_those_of_the_reference: cell_backward;
+    a_step_blends_any_number_of_states: cell_step;
+}
 
 /// Steps, batch and hidden size: batches around every tile height, sizes around lines.
 const SHAPES: [(usize, usize, usize); 11] = [
@@ -58,23 +68,30 @@ impl Case {
         }
     }
 
+    fn announce(&self, operation: &str) {
+        let Self { steps, batch, hidden, .. } = self;
+        case(format_args!("{operation}, {steps} steps of {batch}x{hidden}"));
+    }
+
     fn slot(&self) -> usize {
         self.batch * padded(self.hidden)
     }
 
     /// h [T+1, B, Hp] and a [T, B, Hp] after the forward pass.
     fn forward(&self, kernels: &Kernels, misalignment: usize) -> (Vec<f32>, Vec<f32>) {
+        self.announce("cell_forward");
         let mut h = Floats::unwritten((self.steps + 1) * self.slot(), misalignment);
         h[..self.slot()].copy_from_slice(&self.h);
         let (mut a, z) = (Floats::new(&self.a, misalignment), Floats::new(&self.z, misalignment));
         let recurrent = Lines::panels(&self.recurrent, self.hidden, self.hidden);
         kernels.cell_forward(&mut h, &mut a, &z, &recurrent, self.batch, self.hidden);
-        (h.to_vec(), a.to_vec())
+        (h.into_vec(), a.into_vec())
     }
 
     /// dh, da and dz, from the states that `kernels` itself computed.
     fn backward(&self, kernels: &Kernels, misalignment: usize) -> [Vec<f32>; 3] {
         let (h, a) = self.forward(kernels, misalignment);
+        self.announce("cell_backward");
         let floats = |values: &[f32]| Floats::new(values, misalignment);
         let (mut dh, mut a, mut z) = (floats(&self.dh), floats(&a), floats(&self.z));
         let (h, dy, gate) = (floats(&h), floats(&self.dy), floats(&self.gate));
@@ -83,7 +100,7 @@ impl Case {
             .collect();
         let transposed = Lines::panels(&transposed, self.hidden, self.hidden);
         kernels.cell_backward(&mut dh, &mut a, &mut z, &h, &dy, &gate, &transposed, self.batch, self.hidden);
-        [dh.to_vec(), a.to_vec(), z.to_vec()]
+        [dh.into_vec(), a.into_vec(), z.into_vec()]
     }
 }
 
@@ -91,19 +108,15 @@ fn gelu(x: f64) -> f64 {
     0.5 * x * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2)
 }
 
-#[test]
-fn every_step_follows_from_the_one_before() {
+fn every_step_follows_from_the_one_before(kernels: &Kernels) {
     let mut random = Random(21);
     for (index, shape) in SHAPES.into_iter().enumerate() {
         let case = Case::random(&mut random, shape);
-        for kernels in Kernels::available() {
-            let (h, a) = case.forward(kernels, index % 2);
-            let (expected_a, expected_h) = expected_steps(&case, &h, &a);
-            let what = format!("{} {shape:?}", kernels.name());
-            assert_same(&format!("{what} h[0]"), &h[..case.slot()], &case.h);
-            assert_close(&format!("{what} a"), &a, &expected_a);
-            assert_close(&format!("{what} h"), &h[case.slot()..], &expected_h);
-        }
+        let (h, a) = case.forward(kernels, index % 2);
+        let (expected_a, expected_h) = expected_steps(&case, &h, &a);
+        assert_same("h[0]", &h[..case.slot()], &case.h);
+        assert_close("a", &a, &expected_a);
+        assert_close("h[1..]", &h[case.slot()..], &expected_h);
     }
 }
 
@@ -114,7 +127,7 @@ fn expected_steps(case: &Case, h: &[f32], a: &[f32]) -> (Vec<Expected>, Vec<Expe
         let (row, i) = (index / width, index % width);
         let start = f64::from(case.a[index]);
         if i >= case.hidden {
-            return Expected { value: 0.0, bound: 0.0 };
+            return Expected::exactly(0.0);
         }
         let term = |k: usize| f64::from(h[row * width + k]) * f64::from(case.recurrent[i * case.hidden + k]);
         let magnitude = start.abs() + (0..case.hidden).map(|k| term(k).abs()).sum::<f64>();
@@ -126,7 +139,7 @@ fn expected_steps(case: &Case, h: &[f32], a: &[f32]) -> (Vec<Expected>, Vec<Expe
         let candidate = gelu(f64::from(a[index]));
         let gelu_error = (GELU_RELATIVE * candidate.abs()).max(GELU_ABSOLUTE);
         if index % width >= case.hidden {
-            return Expected { value: 0.0, bound: 0.0 };
+            return Expected::exactly(0.0);
         }
         let magnitude = old.abs() + z * (candidate.abs() + old.abs());
         Expected { value: old + z * (candidate - old), bound: z * gelu_error + reduction_bound(0, magnitude) }
@@ -134,20 +147,19 @@ fn expected_steps(case: &Case, h: &[f32], a: &[f32]) -> (Vec<Expected>, Vec<Expe
     ((0..a.len()).map(pre_activation).collect(), (0..a.len()).map(state).collect())
 }
 
-#[test]
-fn a_gate_of_zero_holds_the_state_exactly() {
+fn a_gate_of_zero_holds_the_state_exactly(kernels: &Kernels) {
     let mut case = Case::random(&mut Random(22), (3, 4, 20));
     case.z.fill(0.0);
-    for kernels in Kernels::available() {
-        let (h, _) = case.forward(kernels, 0);
-        for state in h.chunks_exact(case.slot()) {
-            assert_same(kernels.name(), state, &case.h);
-        }
-        case.gate.fill(0.0);
-        let [dh, da, dz] = case.backward(kernels, 0);
-        assert_same(kernels.name(), &dh, &case.dh);
-        assert!(da.iter().chain(&dz).all(|&gradient| gradient == 0.0), "{}", kernels.name());
+    let (h, _) = case.forward(kernels, 0);
+    for state in h.chunks_exact(case.slot()) {
+        assert_same("h", state, &case.h);
     }
+    case.gate.fill(0.0);
+    let [dh, da, dz] = case.backward(kernels, 0);
+    assert_same("dh", &dh, &case.dh);
+    let zeros = vec![Expected::exactly(0.0); da.len()];
+    assert_close("da", &da, &zeros);
+    assert_close("dz", &dz, &zeros);
 }
 
 /// The loss whose gradients `cell_backward` computes, in f64, as a function of h[0], a and the gates' logits:
@@ -186,8 +198,7 @@ fn differences(point: &[f64], function: impl Fn(&[f64]) -> f64) -> Vec<Expected>
     (0..point.len()).map(difference).collect()
 }
 
-#[test]
-fn gradients_are_the_slopes_of_the_loss() {
+fn gradients_are_the_slopes_of_the_loss(kernels: &Kernels) {
     for shape in [(1, 1, 1), (2, 2, 5), (4, 3, 4), (3, 1, 17)] {
         let case = Case::random(&mut Random(23), shape);
         let wide = |values: &[f32]| values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
@@ -199,45 +210,39 @@ fn gradients_are_the_slopes_of_the_loss() {
             differences(&a, |a| loss(&case, &h, a, &logits)),
             differences(&logits, |logits| loss(&case, &h, &a, logits)),
         ];
-        for kernels in Kernels::available() {
-            for (name, (got, expected)) in
-                ["dh", "da", "dz"].iter().zip(case.backward(kernels, 1).iter().zip(&expected))
-            {
-                let in_padding = |i: usize| i % padded(case.hidden) >= case.hidden;
-                let expected: Vec<Expected> = expected
-                    .iter()
-                    .enumerate()
-                    .map(|(i, &e)| if in_padding(i) { Expected { value: 0.0, bound: 0.0 } } else { e })
-                    .collect();
-                assert_close(&format!("{} {shape:?} {name}", kernels.name()), got, &expected);
-            }
+        for (name, (got, expected)) in
+            ["dh", "da", "dz"].iter().zip(case.backward(kernels, 1).iter().zip(&expected))
+        {
+            let in_padding = |i: usize| i % padded(case.hidden) >= case.hidden;
+            let expected: Vec<Expected> = expected
+                .iter()
+                .enumerate()
+                .map(|(i, &e)| if in_padding(i) { Expected::exactly(0.0) } else { e })
+                .collect();
+            assert_close(name, got, &expected);
         }
     }
 }
 
-#[test]
-fn gradients_of_every_shape_are_those_of_the_reference() {
+fn gradients_of_every_shape_are_those_of_the_reference(kernels: &Kernels) {
     let reference = Kernels::select("scalar").unwrap();
     let mut random = Random(24);
     for (index, shape) in SHAPES.into_iter().enumerate() {
         let case = Case::random(&mut random, shape);
         let expected = case.backward(reference, 0);
-        for kernels in Kernels::available() {
-            for (name, (got, expected)) in
-                ["dh", "da", "dz"].iter().zip(case.backward(kernels, index % 2).iter().zip(&expected))
-            {
-                // Gradients here are of the order of 1; every step adds the rounding of a sum of H terms.
-                let bound = reduction_bound(case.hidden, 1.0) * (1 + case.steps) as f64;
-                let expected: Vec<_> =
-                    expected.iter().map(|&value| Expected { value: f64::from(value), bound }).collect();
-                assert_close(&format!("{} {shape:?} {name}", kernels.name()), got, &expected);
-            }
+        for (name, (got, expected)) in
+            ["dh", "da", "dz"].iter().zip(case.backward(kernels, index % 2).iter().zip(&expected))
+        {
+            // Gradients here are of the order of 1; every step adds the rounding of a sum of H terms.
+            let bound = reduction_bound(case.hidden, 1.0) * (1 + case.steps) as f64;
+            let expected: Vec<_> =
+                expected.iter().map(|&value| Expected { value: f64::from(value), bound }).collect();
+            assert_close(name, got, &expected);
         }
     }
 }
 
-#[test]
-fn a_step_blends_any_number_of_states() {
+fn a_step_blends_any_number_of_states(kernels: &Kernels) {
     let mut random = Random(25);
     for length in LENGTHS {
         let (h, a) = (random.floats(length), random.floats(length));
@@ -252,10 +257,9 @@ fn a_step_blends_any_number_of_states() {
             }
         };
         let expected: Vec<_> = (0..length).map(element).collect();
-        for kernels in Kernels::available() {
-            let mut state = Floats::new(&h, 1);
-            kernels.cell_step(&mut state, &Floats::new(&z, 2), &Floats::new(&a, 3));
-            assert_close(&format!("{} {length}", kernels.name()), &state, &expected);
-        }
+        case(format_args!("cell_step {length}"));
+        let mut state = Floats::new(&h, 1);
+        kernels.cell_step(&mut state, &Floats::new(&z, 2), &Floats::new(&a, 3));
+        assert_close("h", &state, &expected);
     }
 }

@@ -5,13 +5,17 @@ use std::f64::consts::{FRAC_1_SQRT_2, TAU};
 
 /// A function, its exact values, and the largest error allowed.
 pub struct Function {
+    /// That of the operation.
     pub name: &'static str,
+    /// The operation.
     pub run: fn(&Kernels, &mut [f32], &[f32]),
+    /// The function in float64.
     pub exact: fn(f64) -> f64,
     /// What the documentation of the function promises.
     pub bound: Bound,
 }
 
+/// The largest error allowed.
 pub enum Bound {
     /// In units in the last place of the exact value as f32.
     Ulps(f64),
@@ -19,6 +23,7 @@ pub enum Bound {
     RelativeOrAbsolute(f64, f64),
 }
 
+/// Every function of one variable in the table.
 pub const FUNCTIONS: [Function; 4] = [
     Function { name: "exp", run: Kernels::exp, exact: libm::exp, bound: Bound::Ulps(1.02) },
     Function { name: "sigmoid", run: Kernels::sigmoid, exact: sigmoid, bound: Bound::Ulps(2.83) },
@@ -32,8 +37,12 @@ pub const FUNCTIONS: [Function; 4] = [
 ];
 
 impl Function {
-    #[track_caller]
-    pub fn check(&self, kernels: &str, x: f32, got: f32, exact: f64) {
+    /// Whether `got` is close enough to `exact`, the function's value at `x`.
+    ///
+    /// # Errors
+    ///
+    /// The operation, `x` and both values, if it is not.
+    pub fn check(&self, x: f32, got: f32, exact: f64) -> Result<(), String> {
         let accepted = if exact.is_nan() {
             got.is_nan()
         } else if f64::from(got) == exact || (exact > largest() && got == f32::INFINITY) {
@@ -46,11 +55,12 @@ impl Function {
                     Bound::RelativeOrAbsolute(relative, absolute) => absolute.max(relative * exact.abs()),
                 }
         };
-        assert!(accepted, "{kernels} {}({x:e}): got {got:e}, exact {exact:e}", self.name);
+        if accepted { Ok(()) } else { Err(format!("{}({x:e}): got {got:e}, exact {exact:e}", self.name)) }
     }
 }
 
 /// The distance between neighbouring f32 at the magnitude of `x`.
+#[must_use]
 pub fn ulp(x: f64) -> f64 {
     let exponent = libm::ilogb(x).clamp(-126, 127);
     libm::ldexp(1.0, exponent - 23)

@@ -1,13 +1,22 @@
 //! Weighted sums and dot products of rows, and RMS normalisation.
 
-use crate::buffers::{Floats, Lines, Random};
-use crate::compare::{Expected, assert_close, reduction_bound};
+use crate::buffers::{Floats, Lines};
+use crate::compare::{Expected, assert_close, assert_same, reduction_bound};
+use crate::failure::case;
+use crate::random::Random;
 use shoestring_kernels::{Kernels, padded};
+
+checks! {
+    scaled_rows_are_added: add_scaled_rows;
+    rows_are_multiplied_and_summed: dot_rows;
+    rows_are_normalised: rms_norm;
+    padding_is_not_part_of_the_mean: rms_norm;
+    gradients_of_the_norm_are_the_slopes_of_its_output: rms_norm_backward;
+}
 
 const EPS: f32 = 1e-5;
 
-#[test]
-fn scaled_rows_are_added() {
+fn scaled_rows_are_added(kernels: &Kernels) {
     let mut random = Random(31);
     for rows in [0, 1, 3, 8] {
         for width in [0, 16, 48, 112] {
@@ -18,17 +27,15 @@ fn scaled_rows_are_added() {
                 Expected { value: y + product, bound: reduction_bound(1, y.abs() + product.abs()) }
             };
             let expected: Vec<_> = (0..rows * width).map(element).collect();
-            for kernels in Kernels::available() {
-                let mut sum = Floats::new(&y, 1);
-                kernels.add_scaled_rows(&mut sum, &Floats::new(&x, 2), &Floats::new(&scale, 3));
-                assert_close(&format!("{} {rows}x{width}", kernels.name()), &sum, &expected);
-            }
+            case(format_args!("add_scaled_rows {rows}x{width}"));
+            let mut sum = Floats::new(&y, 1);
+            kernels.add_scaled_rows(&mut sum, &Floats::new(&x, 2), &Floats::new(&scale, 3));
+            assert_close("y", &sum, &expected);
         }
     }
 }
 
-#[test]
-fn rows_are_multiplied_and_summed() {
+fn rows_are_multiplied_and_summed(kernels: &Kernels) {
     let mut random = Random(32);
     for rows in [0, 1, 3, 8] {
         for width in [0, 16, 48, 112] {
@@ -39,11 +46,10 @@ fn rows_are_multiplied_and_summed() {
                 Expected { value: (0..width).map(term).sum(), bound: reduction_bound(width, magnitude) }
             };
             let expected: Vec<_> = (0..rows).map(element).collect();
-            for kernels in Kernels::available() {
-                let mut out = Floats::unwritten(rows, 1);
-                kernels.dot_rows(&mut out, &Floats::new(&x, 2), &Floats::new(&y, 3));
-                assert_close(&format!("{} {rows}x{width}", kernels.name()), &out, &expected);
-            }
+            case(format_args!("dot_rows {rows}x{width}"));
+            let mut out = Floats::unwritten(rows, 1);
+            kernels.dot_rows(&mut out, &Floats::new(&x, 2), &Floats::new(&y, 3));
+            assert_close("out", &out, &expected);
         }
     }
 }
@@ -73,8 +79,7 @@ fn norm_cases() -> Vec<(usize, Vec<f32>, Vec<f32>)> {
     cases
 }
 
-#[test]
-fn rows_are_normalised() {
+fn rows_are_normalised(kernels: &Kernels) {
     for (width, y, gain) in norm_cases() {
         let stride = padded(width);
         let (mut expected, mut expected_inverse) = (Vec::new(), Vec::new());
@@ -83,30 +88,26 @@ fn rows_are_normalised() {
             let close = |value: f64| Expected { value, bound: reduction_bound(width + 3, value.abs()) };
             expected_inverse.push(close(inverse));
             expected.extend(normal.iter().zip(&gain).map(|(n, &gain)| close(n * f64::from(gain))));
-            expected.extend(vec![Expected { value: 0.0, bound: 0.0 }; stride - width]);
+            expected.extend(vec![Expected::exactly(0.0); stride - width]);
         }
-        for kernels in Kernels::available() {
-            let (mut out, mut inverse) = (Floats::unwritten(y.len(), 1), Floats::unwritten(5, 2));
-            kernels.rms_norm(&mut out, &mut inverse, &Floats::new(&y, 3), &Lines::row(&gain), width, EPS);
-            assert_close(&format!("{} width {width}", kernels.name()), &out, &expected);
-            assert_close(&format!("{} width {width} inverse", kernels.name()), &inverse, &expected_inverse);
-        }
+        case(format_args!("rms_norm 5x{width}"));
+        let (mut out, mut inverse) = (Floats::unwritten(y.len(), 1), Floats::unwritten(5, 2));
+        kernels.rms_norm(&mut out, &mut inverse, &Floats::new(&y, 3), &Lines::row(&gain), width, EPS);
+        assert_close("out", &out, &expected);
+        assert_close("inverse_rms", &inverse, &expected_inverse);
     }
 }
 
-#[test]
-fn padding_is_not_part_of_the_mean() {
+fn padding_is_not_part_of_the_mean(kernels: &Kernels) {
     let mut y = [1.0; 16];
     y[3..].fill(100.0);
-    for kernels in Kernels::available() {
-        let (mut out, mut inverse) = ([0.0; 16], [0.0]);
-        kernels.rms_norm(&mut out, &mut inverse, &y, &Lines::row(&[1.0; 3]), 3, 0.0);
-        assert_eq!(inverse, [1.0], "{}", kernels.name());
-    }
+    case("rms_norm 1x3");
+    let (mut out, mut inverse) = (Floats::unwritten(16, 0), Floats::unwritten(1, 0));
+    kernels.rms_norm(&mut out, &mut inverse, &y, &Lines::row(&[1.0; 3]), 3, 0.0);
+    assert_same("inverse_rms", &inverse, &[1.0]);
 }
 
-#[test]
-fn gradients_of_the_norm_are_the_slopes_of_its_output() {
+fn gradients_of_the_norm_are_the_slopes_of_its_output(kernels: &Kernels) {
     let mut random = Random(34);
     for width in [1, 5, 16, 37] {
         let stride = padded(width);
@@ -119,7 +120,7 @@ fn gradients_of_the_norm_are_the_slopes_of_its_output() {
         let slope = |index: usize| {
             let (row, n) = (index / stride, index % stride);
             if n >= width {
-                return Expected { value: 0.0, bound: 0.0 };
+                return Expected::exactly(0.0);
             }
             let at = |offset: f64| {
                 let mut moved = wide(&y[row * stride..][..width]);
@@ -138,18 +139,14 @@ fn gradients_of_the_norm_are_the_slopes_of_its_output() {
         };
         let expected: Vec<_> = (0..y.len()).map(slope).collect();
         let expected_gain: Vec<_> = (0..width).map(gain_slope).collect();
-        for kernels in Kernels::available() {
-            let (mut out, mut inverse) = (vec![0.0; y.len()], [0.0; 3]);
-            kernels.rms_norm(&mut out, &mut inverse, &y, &Lines::row(&gain), width, EPS);
-            let (mut gradient, mut dgain) = (Floats::new(&dout, 1), Lines::row(&vec![1.0; width]));
-            let (y, gain) = (Floats::new(&y, 2), Lines::row(&gain));
-            kernels.rms_norm_backward(&mut gradient, &mut dgain, &y, &inverse, &gain, width);
-            assert_close(&format!("{} width {width}", kernels.name()), &gradient, &expected);
-            assert_close(
-                &format!("{} width {width} gain", kernels.name()),
-                &dgain.floats()[..width],
-                &expected_gain,
-            );
-        }
+        case(format_args!("rms_norm 3x{width}"));
+        let (mut out, mut inverse) = (Floats::unwritten(y.len(), 0), Floats::unwritten(3, 0));
+        kernels.rms_norm(&mut out, &mut inverse, &y, &Lines::row(&gain), width, EPS);
+        case(format_args!("rms_norm_backward 3x{width}"));
+        let (mut gradient, mut dgain) = (Floats::new(&dout, 1), Lines::row(&vec![1.0; width]));
+        let (y, gain) = (Floats::new(&y, 2), Lines::row(&gain));
+        kernels.rms_norm_backward(&mut gradient, &mut dgain, &y, &inverse, &gain, width);
+        assert_close("dout", &gradient, &expected);
+        assert_close("dgain", &dgain.floats()[..width], &expected_gain);
     }
 }

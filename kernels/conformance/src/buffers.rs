@@ -1,6 +1,8 @@
-//! Buffers that notice what must not happen to them, and numbers to fill them with.
+//! Buffers that notice what must not happen to them.
 
-use shoestring_kernels::{Line, PANEL_ROWS, as_floats, as_floats_mut, pack_panels, padded, panel_lines};
+use shoestring_kernels::{
+    Line, PANEL_ROWS, as_floats, as_floats_mut, pack_panels, panel_lines, unpack_panels,
+};
 use std::ops::{Deref, DerefMut};
 
 /// Surrounds every buffer: reading it spoils a result, and a write to it is noticed.
@@ -15,6 +17,7 @@ pub struct Floats {
 
 impl Floats {
     /// `values`, starting `misalignment` floats, at most 15, after a 64-byte boundary.
+    #[must_use]
     pub fn new(values: &[f32], misalignment: usize) -> Self {
         let guard = Line([f32::from_bits(GUARD); PANEL_ROWS]);
         let start = PANEL_ROWS + misalignment;
@@ -24,8 +27,25 @@ impl Floats {
     }
 
     /// A buffer to be overwritten: whatever is left of what it holds shows.
+    #[must_use]
     pub fn unwritten(length: usize, misalignment: usize) -> Self {
         Self::new(&vec![f32::from_bits(GUARD); length], misalignment)
+    }
+
+    /// The values, once the guards have been checked.
+    ///
+    /// What a function returns leaks if dropping one of its variables panics (rust-lang/rust#47949), so it should
+    /// return this and not a copy of a buffer that is still to be dropped.
+    #[must_use]
+    pub fn into_vec(self) -> Vec<f32> {
+        self.check_guards();
+        self.to_vec()
+    }
+
+    fn check_guards(&self) {
+        let all = as_floats(&self.storage);
+        assert_guard(&all[..self.start], "before");
+        assert_guard(&all[self.start + self.length..], "after");
     }
 }
 
@@ -46,9 +66,7 @@ impl DerefMut for Floats {
 impl Drop for Floats {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            let all = as_floats(&self.storage);
-            assert_guard(&all[..self.start], "before");
-            assert_guard(&all[self.start + self.length..], "after");
+            self.check_guards();
         }
     }
 }
@@ -57,12 +75,15 @@ impl Drop for Floats {
 pub struct Lines(Vec<Line>);
 
 impl Lines {
+    /// `lines`, as they are.
+    #[must_use]
     pub fn new(lines: &[Line]) -> Self {
         let guard = [Line([f32::from_bits(GUARD); PANEL_ROWS])];
         Self([&guard, lines, &guard].concat())
     }
 
     /// The panels of a row-major [rows, columns] matrix.
+    #[must_use]
     pub fn panels(row_major: &[f32], rows: usize, columns: usize) -> Self {
         let mut panels = vec![Line::default(); panel_lines(rows, columns)];
         pack_panels(&mut panels, row_major, rows, columns);
@@ -70,12 +91,30 @@ impl Lines {
     }
 
     /// One row, padded with zeros.
+    #[must_use]
     pub fn row(values: &[f32]) -> Self {
         Self::panels(values, values.len(), 1)
     }
 
+    /// The lines' floats.
+    #[must_use]
     pub fn floats(&self) -> &[f32] {
         as_floats(self)
+    }
+
+    /// The row-major [rows, columns] matrix whose panels these are, once the guards have been checked (see
+    /// [`Floats::into_vec`]).
+    #[must_use]
+    pub fn into_row_major(self, rows: usize, columns: usize) -> Vec<f32> {
+        self.check_guards();
+        let mut row_major = vec![f32::NAN; rows * columns];
+        unpack_panels(&mut row_major, &self, rows, columns);
+        row_major
+    }
+
+    fn check_guards(&self) {
+        assert_guard(&self.0[0].0, "before");
+        assert_guard(&self.0[self.0.len() - 1].0, "after");
     }
 }
 
@@ -97,8 +136,7 @@ impl DerefMut for Lines {
 impl Drop for Lines {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            assert_guard(&self.0[0].0, "before");
-            assert_guard(&self.0[self.0.len() - 1].0, "after");
+            self.check_guards();
         }
     }
 }
@@ -108,49 +146,22 @@ fn assert_guard(guard: &[f32], place: &str) {
     assert!(guard.iter().all(|value| value.to_bits() == GUARD), "a kernel wrote {place} its buffer");
 }
 
-/// A reproducible stream of numbers: SplitMix64 (Steele, Lea and Flood, 2014).
-pub struct Random(pub u64);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
+    #[test]
+    #[should_panic(expected = "wrote after its buffer")]
+    fn a_write_past_the_end_is_noticed() {
+        let mut floats = Floats::new(&[0.0; 5], 1);
+        let end = floats.start + floats.length;
+        as_floats_mut(&mut floats.storage)[end] = 0.0;
     }
 
-    /// Uniform in [-1, 1).
-    pub fn float(&mut self) -> f32 {
-        ((self.next() >> 40) as f32 / (1 << 23) as f32) - 1.0
+    #[test]
+    #[should_panic(expected = "wrote before its buffer")]
+    fn a_write_before_the_start_is_noticed() {
+        let mut lines = Lines::new(&[Line::default()]);
+        lines.0[0].0[15] = 0.0;
     }
-
-    /// Uniform in [-1, 1).
-    pub fn floats(&mut self, length: usize) -> Vec<f32> {
-        (0..length).map(|_| self.float()).collect()
-    }
-
-    /// Rows of `width` values in [-1, 1), padded with zeros: [rows, padded(width)].
-    pub fn rows(&mut self, rows: usize, width: usize) -> Vec<f32> {
-        let mut values = vec![0.0; rows * padded(width)];
-        for row in values.chunks_exact_mut(padded(width).max(1)) {
-            row[..width].fill_with(|| self.float());
-        }
-        values
-    }
-}
-
-#[test]
-#[should_panic(expected = "wrote after its buffer")]
-fn a_write_past_the_end_is_noticed() {
-    let mut floats = Floats::new(&[0.0; 5], 1);
-    let end = floats.start + floats.length;
-    as_floats_mut(&mut floats.storage)[end] = 0.0;
-}
-
-#[test]
-#[should_panic(expected = "wrote before its buffer")]
-fn a_write_before_the_start_is_noticed() {
-    let mut lines = Lines::new(&[Line::default()]);
-    lines.0[0].0[15] = 0.0;
 }

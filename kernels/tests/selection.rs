@@ -4,11 +4,7 @@ use shoestring_kernels::{Kernels, Table, UnknownKernel};
 
 #[test]
 fn required_kernels_are_available() {
-    let required = std::env::var("SHOESTRING_REQUIRE_KERNELS").unwrap_or_default();
-    for name in required.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-        Kernels::select(name)
-            .unwrap_or_else(|error| panic!("SHOESTRING_REQUIRE_KERNELS={required}: {error}"));
-    }
+    assert!(!shoestring_kernels_conformance::available().is_empty()); // panics if one is missing
 }
 
 #[test]
@@ -24,11 +20,17 @@ fn portable_kernels_are_always_available_and_the_reference_is_last() {
 #[test]
 fn the_kernels_of_the_cpu_are_available() {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+    {
         assert!(Kernels::select("avx2").is_ok());
+        assert_eq!(Kernels::select("avx2-vnni").is_ok(), is_x86_feature_detected!("avxvnni"));
     }
     #[cfg(target_arch = "aarch64")]
-    assert_eq!(Kernels::best().name(), "neon");
+    {
+        let dotprod = std::arch::is_aarch64_feature_detected!("dotprod");
+        assert_eq!(Kernels::best().name(), if dotprod { "neon-dotprod" } else { "neon" });
+        assert!(Kernels::select("neon").is_ok());
+    }
 }
 
 #[test]

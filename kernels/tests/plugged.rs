@@ -1,0 +1,179 @@
+//! Kernels from outside the crate: right ones pass every check, and wrong ones fail those of the operation.
+
+#[path = "../examples/plugged/kernels.rs"]
+mod example;
+
+use shoestring_kernels::{AdamwStep, Epilogue, Kernels, Line, Table, as_floats_mut};
+use shoestring_kernels_conformance::{Check, check, checks};
+
+#[test]
+fn the_example_passes_every_check() {
+    let report = check(&example::KERNELS).unwrap_or_else(|failure| panic!("{failure}"));
+    assert_eq!(report.passed.len(), checks().count());
+    assert!(report.to_string().contains("ms  products::gemm_of_every_tile_and_epilogue\n"));
+}
+
+#[test]
+fn whatever_is_wrong_with_one_operation_is_refused_by_its_name() {
+    for operation in checks().flat_map(Check::operations) {
+        let is_tried = wrong_kernels().iter().any(|(wrong, _)| wrong == operation);
+        assert!(is_tried, "no kernels have a wrong {operation}: it belongs into `wrong_kernels`");
+    }
+    for (operation, kernels) in wrong_kernels() {
+        let fault = kernels.description();
+        let mut found = false;
+        for check in checks().filter(|check| check.operations().contains(&operation)) {
+            if let Err(failure) = check.run(&kernels) {
+                let names = |operation: &&str| failure.message.starts_with(operation);
+                assert!(
+                    check.operations().iter().any(names),
+                    "{operation} {fault}: which operation? {failure}"
+                );
+                found |= failure.message.starts_with(operation);
+            }
+        }
+        assert!(found, "{operation} {fault}, which no check notices");
+    }
+}
+
+#[test]
+fn the_entry_point_names_kernels_check_operation_and_shape() {
+    let expected = [
+        (
+            ("gemm", "writes past its buffer"),
+            "products::gemm_of_every_tile_and_epilogue: gemm Store 0x1x1: a kernel wrote after its buffer (",
+        ),
+        (
+            ("dot_rows", "is wrong by 1 %"),
+            "rows::rows_are_multiplied_and_summed: dot_rows 1x16: out[0]: got ",
+        ),
+        (
+            ("gemm", "gives NaN"),
+            "products::one_row_is_the_rows_of_many_bit_for_bit: gemm Store 1x1x1: out[0]: got NaN, expected ",
+        ),
+        (
+            ("cell_forward", "gives a wrong zero"),
+            "cell::a_gate_of_zero_holds_the_state_exactly: cell_forward, 3 steps of 4x20: h[115]: got 0e0, expected ",
+        ),
+    ];
+    let wrong = wrong_kernels();
+    for ((operation, fault), line) in expected {
+        let mut wrong =
+            wrong.iter().filter(|(name, kernels)| *name == operation && kernels.description() == fault);
+        let failure = check(&wrong.next().unwrap().1).unwrap_err();
+        let (failed, all) = (failure.failed.len(), checks().count());
+        assert_eq!((failure.kernels, failure.passed), ("wrong", all - failed));
+        let text = failure.to_string();
+        assert!(text.starts_with(&format!("kernels 'wrong' fail {failed} of {all} checks\n  ")), "{text}");
+        assert!(text.contains(&format!("\n  {line}")), "{text}");
+    }
+}
+
+#[test]
+fn a_panic_of_a_kernel_is_a_failed_check() {
+    fn exp(_: &mut [f32], _: &[f32]) {
+        panic!("out of order");
+    }
+    // SAFETY: the functions are safe Rust without target features.
+    let kernels = unsafe { Kernels::plug("wrong", "panics", Table { exp, ..Table::SCALAR }) };
+    let failure = check(&kernels).unwrap_err();
+    assert!(failure.failed.iter().all(|failed| failed.message.starts_with("exp ")), "{failure}");
+    assert!(failure.to_string().contains(": out of order ("), "{failure}");
+}
+
+/// What may be wrong with an output, by number: a function's pointer in a table can have no other parameter.
+const FAULTS: [&str; 4] = ["writes past its buffer", "is wrong by 1 %", "gives NaN", "gives a wrong zero"];
+const PAST_THE_BUFFER: usize = 0;
+
+fn spoiled<const FAULT: usize>(value: f64) -> f64 {
+    match FAULTS[FAULT] {
+        "is wrong by 1 %" => value * 1.01,
+        "gives NaN" => f64::NAN,
+        "gives a wrong zero" => 0.0,
+        fault => unreachable!("{fault} says nothing of a value"),
+    }
+}
+
+/// Writes past an operation's right output, or makes its last element that is not zero wrong.
+///
+/// # Safety
+///
+/// The float after `output` may be written: the buffers of checks lie between guards.
+unsafe fn spoil<const FAULT: usize>(output: &mut [f32]) {
+    if FAULT == PAST_THE_BUFFER {
+        // SAFETY: the caller's promise.
+        unsafe { output.as_mut_ptr().add(output.len()).write(0.0) };
+    } else if let Some(value) = output.iter_mut().rev().find(|value| **value != 0.0) {
+        *value = spoiled::<FAULT>(f64::from(*value)) as f32;
+    }
+}
+
+/// Every operation with every fault in one of its outputs; the rest is right.
+fn wrong_kernels() -> Vec<(&'static str, Kernels)> {
+    let mut all = Vec::new();
+    let mut add = |operation, fault: usize, table| {
+        // SAFETY: no target features, and only checks run them, whose buffers may be written past.
+        all.push((operation, unsafe { Kernels::plug("wrong", FAULTS[fault], table) }));
+    };
+    /// `wrong! { operation(arguments) -> result, the output to spoil; }`
+    macro_rules! wrong {
+        ($($operation:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?, $output:expr;)*) => {$({
+            #[allow(clippy::too_many_arguments, reason = "the signatures of the table")]
+            unsafe fn $operation<const FAULT: usize>($($argument: $type),*) $(-> $result)? {
+                // SAFETY: called with what `SCALAR` may be called with, in a check.
+                unsafe {
+                    let result = (Table::SCALAR.$operation)($($argument),*);
+                    spoil::<FAULT>($output);
+                    result
+                }
+            }
+            add(stringify!($operation), 0, Table { $operation: $operation::<0>, ..Table::SCALAR });
+            add(stringify!($operation), 1, Table { $operation: $operation::<1>, ..Table::SCALAR });
+            add(stringify!($operation), 2, Table { $operation: $operation::<2>, ..Table::SCALAR });
+            add(stringify!($operation), 3, Table { $operation: $operation::<3>, ..Table::SCALAR });
+        })*};
+    }
+    wrong! {
+        gemm(out: &mut [f32], a: &[f32], weights: &[Line], depth: usize, epilogue: Epilogue<'_>), out;
+        weight_gradient(
+            gradient: &mut [Line], first_panel: usize, dy: &[f32], dy_stride: usize, x: &[f32], depth: usize
+        ), as_floats_mut(gradient);
+        bias_gradient(gradient: &mut [Line], dy: &[f32]), as_floats_mut(gradient);
+        transpose_panels(out: &mut [Line], weights: &[Line], rows: usize, columns: usize), as_floats_mut(out);
+        cell_forward(
+            h: &mut [f32], a: &mut [f32], z: &[f32], recurrent: &[Line], batch: usize, hidden: usize
+        ), h;
+        cell_backward(
+            dh: &mut [f32], a: &mut [f32], z: &mut [f32], h: &[f32], dy: &[f32], gate: &[f32],
+            recurrent_transposed: &[Line], batch: usize, hidden: usize
+        ), z;
+        cell_step(h: &mut [f32], z: &[f32], a: &[f32]), h;
+        add_scaled_rows(y: &mut [f32], x: &[f32], scale: &[f32]), y;
+        dot_rows(out: &mut [f32], x: &[f32], y: &[f32]), out;
+        rms_norm(
+            out: &mut [f32], inverse_rms: &mut [f32], y: &[f32], gain: &[Line], width: usize, eps: f32
+        ), inverse_rms;
+        rms_norm_backward(
+            dout: &mut [f32], dgain: &mut [Line], y: &[f32], inverse_rms: &[f32], gain: &[Line], width: usize
+        ), as_floats_mut(dgain);
+        exp(out: &mut [f32], x: &[f32]), out;
+        sigmoid(out: &mut [f32], x: &[f32]), out;
+        gelu(out: &mut [f32], x: &[f32]), out;
+        gelu_derivative(out: &mut [f32], x: &[f32]), out;
+        softmax(values: &mut [f32]), values;
+        cross_entropy(logits: &mut [f32], targets: &[u32], vocabulary: usize, scale: f32) -> f64, logits;
+        adamw(
+            weights: &mut [Line], first_moment: &mut [Line], second_moment: &mut [Line], gradient: &[Line],
+            step: &AdamwStep
+        ), as_floats_mut(second_moment);
+        dropout(values: &mut [f32], key: u64, first: u64, keep: f32), values;
+    }
+    unsafe fn sum_of_squares<const FAULT: usize>(values: &[f32]) -> f64 {
+        // SAFETY: any slice will do.
+        spoiled::<FAULT>(unsafe { (Table::SCALAR.sum_of_squares)(values) })
+    }
+    add("sum_of_squares", 1, Table { sum_of_squares: sum_of_squares::<1>, ..Table::SCALAR });
+    add("sum_of_squares", 2, Table { sum_of_squares: sum_of_squares::<2>, ..Table::SCALAR });
+    add("sum_of_squares", 3, Table { sum_of_squares: sum_of_squares::<3>, ..Table::SCALAR });
+    all
+}

@@ -1,0 +1,171 @@
+//! `shoestring quantize`
+
+use super::{Globals, UsageError, open_model, tell, thread_pool};
+use crate::bundled;
+use crate::checkpoint::{Contents, save};
+use crate::evaluate::{Evaluation, EvaluationText, evaluate};
+use crate::model::{Kind, Model, Weights};
+use crate::quantize::{Requantized, requantize};
+use crate::text::Text;
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use std::io::{Write, stdout};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Args)]
+#[command(after_help = "Examples:\n  shoestring quantize checkpoints/best.shoe small.shoe --to q8\n  \
+    shoestring quantize best.shoe tiny.shoe --to q4 --eval-data held-out.txt --max-loss 0.02")]
+pub struct QuantizeArgs {
+    /// Checkpoint to read
+    input: PathBuf,
+    /// Checkpoint to write
+    output: PathBuf,
+    /// How to store the weights
+    #[arg(long, value_enum)]
+    to: KindName,
+    /// Text to measure the loss on: files, or folders of .txt files [default: the end of the bundled corpus]
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    eval_data: Vec<PathBuf>,
+    /// Write nothing if the loss grows by more than this, in nats a character
+    /// [default: 0.0005 for f32 and f16, 0.005 for q8, 0.03 for q4]
+    #[arg(long, value_name = "X", value_parser = super::arguments::float::<0, 1000>)]
+    max_loss: Option<f32>,
+    /// Threads [default: one a physical core]
+    #[arg(long, value_name = "N", value_parser = super::train::threads)]
+    threads: Option<usize>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum KindName {
+    /// 32-bit floats
+    F32,
+    /// 16-bit floats: half the size
+    F16,
+    /// 8-bit integers: a quarter, and the fastest
+    Q8,
+    /// 4-bit integers where they do least harm
+    Q4,
+}
+
+impl KindName {
+    fn kind(self) -> Kind {
+        match self {
+            KindName::F32 => Kind::F32,
+            KindName::F16 => Kind::F16,
+            KindName::Q8 => Kind::Q8,
+            KindName::Q4 => Kind::Q4,
+        }
+    }
+
+    fn max_loss(self) -> f32 {
+        match self {
+            KindName::F32 | KindName::F16 => 0.0005,
+            KindName::Q8 => 0.005,
+            KindName::Q4 => 0.03,
+        }
+    }
+}
+
+pub fn run(args: &QuantizeArgs, globals: Globals) -> Result<ExitCode> {
+    let model = open_model(Some(&args.input), globals)?;
+    let same = |path: &PathBuf| path.canonicalize().ok();
+    if same(&args.input).is_some_and(|input| Some(input) == same(&args.output)) {
+        bail!(UsageError(format!("{} is both input and output; name another output", args.input.display())));
+    }
+    let (bytes, what) = match &args.eval_data[..] {
+        [] => {
+            let (_, held_out) = bundled::CORPUS.split_at(bundled::CORPUS.len() / 10 * 9);
+            (held_out.to_vec(), "the end of the bundled corpus".to_owned())
+        }
+        paths => (Text::read(paths)?.bytes, super::name_paths(paths)),
+    };
+    let text = EvaluationText::new(model.tokenizer(), &bytes);
+    let pool = thread_pool(args.threads)?;
+    let quantized = requantize(&model, args.to.kind());
+    let weights = Weights { config: model.config(), layout: &quantized.layout, lines: &quantized.lines };
+    let (before, after) = pool.install(|| {
+        (evaluate(model.weights(), globals.kernels, &text), evaluate(weights, globals.kernels, &text))
+    });
+    report(args, &model, &quantized, &what, (&before, &after)).context("cannot print the result")?;
+    let max_loss = f64::from(args.max_loss.unwrap_or(args.to.max_loss()));
+    let loss = after.nats_per_char() - before.nats_per_char();
+    // Not a number is not small.
+    if loss.is_nan() || loss > max_loss {
+        bail!(
+            "{} not written: the loss grows by {loss:.4} nats/char, more than {max_loss}; choose a larger kind, \
+             or allow it with --max-loss",
+            args.output.display()
+        );
+    }
+    let contents = Contents {
+        config: model.config(),
+        tokenizer: model.tokenizer().to_owned(),
+        weights: &quantized.lines,
+        record: model.checkpoint().record(),
+        training: None,
+    };
+    save(&args.output, args.to.kind(), &contents)?;
+    if !globals.quiet {
+        let bytes = std::fs::metadata(&args.output).map(|metadata| metadata.len()).unwrap_or(0);
+        tell!(
+            "Wrote {} ({bytes} bytes, {:.2} of the input).",
+            args.output.display(),
+            bytes as f64 / model.checkpoint().file_length() as f64
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn report(
+    args: &QuantizeArgs,
+    model: &Model,
+    quantized: &Requantized,
+    text: &str,
+    (before, after): (&Evaluation, &Evaluation),
+) -> Result<()> {
+    let mut out = stdout().lock();
+    if args.json {
+        let tensors = quantized.tensors.iter().map(|tensor| {
+            json!({
+                "name": tensor.name,
+                "kind": tensor.encoding.name(),
+                "bytes": tensor.bytes,
+                "relative_error": tensor.relative_error,
+            })
+        });
+        let loss = |evaluation: &Evaluation| {
+            json!({
+                "nats_per_char": evaluation.nats_per_char(),
+                "bits_per_byte": evaluation.bits_per_byte(),
+                "nats_per_token": evaluation.nats_per_token(),
+            })
+        };
+        let report = json!({
+            "tensors": tensors.collect::<Vec<_>>(),
+            "text": text,
+            "from": model.checkpoint().kind().name(),
+            "to": args.to.kind().name(),
+            "before": loss(before),
+            "after": loss(after),
+        });
+        writeln!(out, "{report}")?;
+        return Ok(());
+    }
+    writeln!(out, "{:32} {:4} {:>9} {:>9}", "tensor", "kind", "bytes", "error")?;
+    for tensor in &quantized.tensors {
+        let encoding = tensor.encoding.name();
+        let error = 100.0 * tensor.relative_error;
+        writeln!(out, "{:32} {encoding:4} {:>9} {error:>7.3} %", tensor.name, tensor.bytes)?;
+    }
+    let (from, to) = (model.checkpoint().kind().name(), args.to.kind().name());
+    writeln!(out, "loss on {text}, {} tokens", before.tokens)?;
+    let line = |name: &str, a: f64, b: f64| format!("  {name:10} {from} {a:.5}  {to} {b:.5}  {:+.5}", b - a);
+    writeln!(out, "{}", line("nats/char", before.nats_per_char(), after.nats_per_char()))?;
+    writeln!(out, "{}", line("bits/byte", before.bits_per_byte(), after.bits_per_byte()))?;
+    Ok(())
+}

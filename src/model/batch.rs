@@ -1,0 +1,56 @@
+//! Several texts through one model, each weight read once for all of them.
+
+use super::{Decoder, Weights};
+use shoestring_kernels::{Kernels, padded};
+
+/// The states of several texts that are written or read in step.
+///
+/// Each becomes what it would in a [`Session`](super::Session) of its own, bit for bit.
+#[derive(Clone)]
+pub struct Batch<'m> {
+    decoder: Decoder<'m>,
+    state: Vec<f32>,  // [L, E, B, Hp]
+    logits: Vec<f32>, // [B, Vp]
+}
+
+impl<'m> Batch<'m> {
+    /// `texts` texts, at least one, at their start: state zero.
+    pub fn new(weights: Weights<'m>, kernels: &'static Kernels, texts: usize) -> Self {
+        let decoder = Decoder::new(weights, kernels, texts, 1);
+        Batch {
+            state: vec![0.0; decoder.state_length()],
+            logits: vec![0.0; texts * padded(weights.config.vocabulary)],
+            decoder,
+        }
+    }
+
+    /// Reads the next token of every text.
+    ///
+    /// # Panics
+    /// If there is not one token a text, or one is not below the vocabulary's size.
+    pub fn feed(&mut self, tokens: &[u32]) {
+        assert_eq!(tokens.len(), self.decoder.batch(), "a batch takes one token of each text");
+        let Batch { decoder, state, logits } = self;
+        decoder.read(tokens, state, |decoder, _| decoder.all_logits(logits));
+    }
+
+    /// The next token's logits in text `text`, `[V]`; zero before the first token.
+    ///
+    /// # Panics
+    /// If there is no such text.
+    pub fn logits(&self, text: usize) -> &[f32] {
+        let vocabulary = self.decoder.weights().config.vocabulary;
+        &self.logits[text * padded(vocabulary)..][..vocabulary]
+    }
+
+    /// Puts text `text` back to its start, for another to take its place.
+    ///
+    /// # Panics
+    /// If there is no such text.
+    pub fn reset(&mut self, text: usize) {
+        let width = padded(self.decoder.weights().config.hidden);
+        for state in self.state.chunks_exact_mut(self.decoder.batch() * width) {
+            state[text * width..][..width].fill(0.0);
+        }
+    }
+}
