@@ -42,8 +42,8 @@ mod table;
 
 pub use kernels::{Kernels, UnknownKernel};
 pub use line::{
-    CodeLine, HalfLine, Line, PANEL_ROWS, as_code_lines, as_code_lines_mut, as_codes, as_codes_mut,
-    as_floats, as_floats_mut, as_half_lines, as_half_lines_mut, as_halves, as_halves_mut, pack_panels,
-    padded, panel_lines, unpack_panels,
+    CodeLine, HalfLine, Line, PANEL_ROWS, PairLine, as_code_lines, as_code_lines_mut, as_codes, as_codes_mut,
+    as_floats, as_floats_mut, as_half_lines, as_half_lines_mut, as_halves, as_halves_mut, pack_bf16,
+    pack_panels, padded, panel_lines, unpack_panels,
 };
 pub use table::{AdamwStep, Epilogue, Table};

@@ -5,7 +5,7 @@
 //! product then broadcasts one input and multiplies a whole line by it, without horizontal sums, and
 //! the same bytes serve a checkpoint file, a matrix-vector product and a matrix-matrix product.
 
-use half::f16;
+use half::{bf16, f16};
 
 /// Output rows of a panel: the number of floats in a [`Line`].
 pub const PANEL_ROWS: usize = 16;
@@ -23,12 +23,18 @@ const _: () = assert!(size_of::<Line>() == 64 && align_of::<Line>() == 64);
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
 pub struct HalfLine(pub [f16; PANEL_ROWS]);
 
+/// 64 bytes, 64-byte aligned: the bfloat16 weights of two input columns of a panel, those of a row side by side.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+pub struct PairLine(pub [[bf16; 2]; PANEL_ROWS]);
+
 /// 64 bytes, 64-byte aligned: int8 or int4 weights of a panel, see [`quantized`](crate::quantized).
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CodeLine(pub [i8; 64]);
 
 const _: () = assert!(size_of::<HalfLine>() == 32 && align_of::<HalfLine>() == 32);
+const _: () = assert!(size_of::<PairLine>() == 64 && align_of::<PairLine>() == 64);
 const _: () = assert!(size_of::<CodeLine>() == 64 && align_of::<CodeLine>() == 64);
 
 impl Default for CodeLine {
@@ -102,6 +108,26 @@ pub fn pack_panels(panels: &mut [Line], row_major: &[f32], rows: usize, columns:
             let line = row / PANEL_ROWS * columns + column;
             panels[line].0[row % PANEL_ROWS] = row_major[row * columns + column];
         }
+    }
+}
+
+/// Rounds a row-major [rows, columns] matrix to bfloat16 panels: `ceil(rows / 16) * ceil(columns / 2)` lines. Rows
+/// past the last, and the second half of an odd last pair, become zero.
+///
+/// # Panics
+///
+/// If `panels` or `row_major` does not fit that shape.
+pub fn pack_bf16(panels: &mut [PairLine], row_major: &[f32], rows: usize, columns: usize) {
+    let steps = columns.div_ceil(2);
+    let lines = panel_lines(rows, steps);
+    assert!(panels.len() == lines, "pack_bf16: `panels` must hold {lines} lines, got {}", panels.len());
+    let floats = rows.saturating_mul(columns);
+    let got = row_major.len();
+    assert!(got == floats, "pack_bf16: `row_major` must hold {floats} floats, got {got}");
+    panels.fill(PairLine::default());
+    for (i, &value) in row_major.iter().enumerate() {
+        let (row, column) = (i / columns, i % columns);
+        panels[row / PANEL_ROWS * steps + column / 2].0[row % PANEL_ROWS][column % 2] = bf16::from_f32(value);
     }
 }
 

@@ -4,10 +4,10 @@
 //! and the expected and actual lengths, if a buffer does not have its documented shape.
 
 use crate::kernels::Kernels;
-use crate::line::{CodeLine, HalfLine, Line, PANEL_ROWS, padded, panel_lines};
+use crate::line::{CodeLine, HalfLine, Line, PANEL_ROWS, PairLine, padded, panel_lines};
 use crate::quantized::{GROUP, Quantized, code_lines, groups, units};
 use crate::table::{AdamwStep, Epilogue};
-use half::f16;
+use half::{bf16, f16};
 
 /// Matrix products over panels.
 impl Kernels {
@@ -69,6 +69,44 @@ impl Kernels {
         check_epilogue("gemm_f16", epilogue, panels);
         // SAFETY: shapes checked above; `self` exists only where its functions can run.
         unsafe { (self.table.gemm_f16)(out, a, weights, depth, epilogue) }
+    }
+
+    /// `out[M, Np] = a[M, Kp] · Wᵀ`, then the epilogue; a and W in bfloat16, sums in f32.
+    ///
+    /// Products are exact; sums are rounded pair by pair on CPUs with instructions for it, which also take
+    /// denormal numbers for zero, so kernels differ in the last bits. a: [M, Kp], an odd row's padding zero;
+    /// `weights`: ceil(K / 2) lines for each panel, from [`pack_bf16`](crate::pack_bf16). The model does not use
+    /// it: rounding activations and weights to 8 bits of precision is for the caller to decide.
+    ///
+    /// # Panics
+    ///
+    /// If a buffer's length does not fit these shapes.
+    pub fn gemm_bf16(
+        &self,
+        out: &mut [f32],
+        a: &[bf16],
+        weights: &[PairLine],
+        depth: usize,
+        epilogue: Epilogue<'_>,
+    ) {
+        check_at_least("gemm_bf16", "depth", depth, 1);
+        let panels = check_panels("gemm_bf16", "weights", weights.len(), depth.div_ceil(2));
+        let rows = check_rows("gemm_bf16", "a", a.len(), padded(depth));
+        check_length("gemm_bf16", "out", out.len(), product(rows, panels * PANEL_ROWS));
+        check_epilogue("gemm_bf16", epilogue, panels);
+        // SAFETY: shapes checked above; `self` exists only where its functions can run.
+        unsafe { (self.table.gemm_bf16)(out, a, weights, depth, epilogue) }
+    }
+
+    /// `out[i] = x[i]`, rounded to the nearest bfloat16, ties to even; any length. NaN stays NaN.
+    ///
+    /// # Panics
+    ///
+    /// If the lengths differ.
+    pub fn narrow_bf16(&self, out: &mut [bf16], x: &[f32]) {
+        check_length("narrow_bf16", "out", out.len(), x.len());
+        // SAFETY: shapes checked above; `self` exists only where its functions can run.
+        unsafe { (self.table.narrow_bf16)(out, x) }
     }
 
     /// `gradient[panels, K] += dyᵀ[N, M] · x[M, Kp]`, for the panels that start at column

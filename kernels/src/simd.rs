@@ -2,7 +2,7 @@
 
 use crate::line::{Line, PANEL_ROWS};
 use crate::table::Epilogue;
-use half::f16;
+use half::{bf16, f16};
 
 /// Sixteen floats, the contents of one [`Line`], as one value.
 pub(crate) type Lanes = [f32; PANEL_ROWS];
@@ -140,6 +140,29 @@ pub(crate) trait Integers: Copy {
     ) -> Self::Sums;
     /// The sums, less `excess`, as floats.
     fn finish_sums(self, sums: Self::Sums, excess: i32) -> <Self::Floats as Simd>::Vector;
+}
+
+/// Products of bfloat16 numbers, two at a time, summed in f32.
+pub(crate) trait Pairs: Copy {
+    /// The same instruction set's floating-point half.
+    type Floats: Simd;
+    /// Two weights of each of the 16 rows.
+    type Weights: Copy;
+    /// Two activations, repeated for each of the 16 rows.
+    type Pair: Copy;
+
+    /// Rows of activations that are multiplied with one panel at once, at most 8.
+    const PAIR_ROWS: usize;
+
+    fn floats(self) -> Self::Floats;
+    fn load_pairs(self, weights: &[[bf16; 2]; PANEL_ROWS]) -> Self::Weights;
+    fn pair(self, activations: &[bf16; 2]) -> Self::Pair;
+    fn add_pairs(
+        self,
+        sum: <Self::Floats as Simd>::Vector,
+        weights: Self::Weights,
+        pair: Self::Pair,
+    ) -> <Self::Floats as Simd>::Vector;
 }
 
 /// An instruction set of which every product is rounded before it is added to something: the same bits as

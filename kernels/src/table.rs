@@ -1,9 +1,9 @@
 //! The operations: one list, from which the table of function pointers and every instruction set's
 //! functions are made.
 
-use crate::line::{CodeLine, HalfLine, Line};
+use crate::line::{CodeLine, HalfLine, Line, PairLine};
 use crate::quantized::Quantized;
-use half::f16;
+use half::{bf16, f16};
 
 /// What a matrix product does with `out`, beside storing the sums in it.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +50,10 @@ macro_rules! operations {
             gemm_f16(
                 out: &mut [f32], a: &[f32], weights: &[HalfLine], depth: usize, epilogue: Epilogue<'_>
             ) -> ();
+            gemm_bf16(
+                out: &mut [f32], a: &[bf16], weights: &[PairLine], depth: usize, epilogue: Epilogue<'_>
+            ) -> ();
+            narrow_bf16(out: &mut [bf16], x: &[f32]) -> ();
             gemm_q8(
                 out: &mut [f32], a: Quantized<'_>, weights: &[CodeLine], scales: &[Line], depth: usize,
                 epilogue: Epilogue<'_>

@@ -4,6 +4,7 @@
 //! `#[target_feature]` function of the same name, which `isa::instantiate!` makes. What each computes,
 //! and the shapes it may rely on, is documented at the method of [`Kernels`](crate::Kernels) with its name.
 
+mod bf16;
 mod cell;
 mod gemm;
 mod loss;
@@ -14,6 +15,7 @@ mod product;
 mod quantized;
 mod rows;
 
+pub(crate) use bf16::{gemm_bf16, narrow_bf16};
 pub(crate) use cell::{cell_backward, cell_forward, cell_step};
 pub(crate) use gemm::{bias_gradient, gemm, gemm_f16, gemm_unfused, transpose_panels, weight_gradient};
 pub(crate) use loss::{cross_entropy, softmax};

@@ -1,11 +1,11 @@
 //! AVX2 with FMA: two vectors of 8 make up the 16 lanes.
 
 use crate::kernels::Kernels;
-use crate::line::{CodeLine, HalfLine, Line, PANEL_ROWS};
+use crate::line::{CodeLine, HalfLine, Line, PANEL_ROWS, PairLine};
 use crate::quantized::Quantized;
 use crate::simd::{Integers, Lanes, Simd};
 use crate::table::{AdamwStep, Epilogue, operations};
-use half::f16;
+use half::{bf16, f16};
 use std::arch::x86_64::*;
 
 #[derive(Clone, Copy)]

@@ -12,7 +12,11 @@ use std::arch::x86_64::*;
 struct Avx512Vnni(Avx512);
 
 pub(super) fn detect() -> Option<&'static Kernels> {
-    (avx512::is_available() && is_x86_feature_detected!("avx512vnni")).then_some(&KERNELS)
+    is_available().then_some(&KERNELS)
+}
+
+pub(super) fn is_available() -> bool {
+    avx512::is_available() && is_x86_feature_detected!("avx512vnni")
 }
 
 impl Avx512Vnni {

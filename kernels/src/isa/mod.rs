@@ -7,6 +7,8 @@ mod avx2_vnni;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
+mod avx512_bf16;
+#[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -48,6 +50,7 @@ macro_rules! variant {
 
 /// Every set of kernels there is on any architecture, best first.
 pub(crate) const VARIANTS: &[Variant] = &[
+    variant!("avx512-bf16", avx512_bf16, target_arch = "x86_64"),
     variant!("avx512-vnni", avx512_vnni, target_arch = "x86_64"),
     variant!("avx512", avx512, target_arch = "x86_64"),
     variant!("avx2-vnni", avx2_vnni, target_arch = "x86_64"),
@@ -97,11 +100,11 @@ use instantiate;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! integer_products {
     ($token:ident $attributes:tt $name:literal $description:literal, $base:expr) => {
+        pub(super) const TABLE: crate::table::Table = crate::table::Table { gemm_q8, gemm_q4, ..$base };
+
         // SAFETY: as for the base, `detect` asks for the instruction set too.
-        static KERNELS: crate::kernels::Kernels = unsafe {
-            let table = crate::table::Table { gemm_q8, gemm_q4, ..$base };
-            crate::kernels::Kernels::plug($name, $description, table)
-        };
+        static KERNELS: crate::kernels::Kernels =
+            unsafe { crate::kernels::Kernels::plug($name, $description, TABLE) };
 
         crate::isa::entry! { $token $attributes gemm_q8(
             out: &mut [f32], a: Quantized<'_>, weights: &[CodeLine], scales: &[Line], depth: usize,

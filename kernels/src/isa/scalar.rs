@@ -5,11 +5,13 @@
 
 use super::plain::Plain;
 use crate::kernels::Kernels;
-use crate::line::{CodeLine, HalfLine, Line, PANEL_ROWS, as_floats, as_floats_mut, as_halves, padded};
+use crate::line::{
+    CodeLine, HalfLine, Line, PANEL_ROWS, PairLine, as_floats, as_floats_mut, as_halves, padded,
+};
 use crate::quantized::Quantized;
 use crate::table::{AdamwStep, Epilogue, Table};
 use crate::{body, dropout};
-use half::f16;
+use half::{bf16, f16};
 use std::f64::consts::{FRAC_1_SQRT_2, TAU};
 use std::hint::black_box;
 
@@ -25,6 +27,8 @@ pub(super) const TABLE: Table = Table {
     gemm,
     gemm_unfused,
     gemm_f16,
+    gemm_bf16,
+    narrow_bf16,
     gemm_q8,
     gemm_q4,
     quantize_rows,
@@ -60,6 +64,23 @@ fn gemm(out: &mut [f32], a: &[f32], weights: &[Line], depth: usize, epilogue: Ep
 
 fn gemm_f16(out: &mut [f32], a: &[f32], weights: &[HalfLine], depth: usize, epilogue: Epilogue<'_>) {
     product(out, a, as_halves(weights), depth, epilogue);
+}
+
+fn gemm_bf16(out: &mut [f32], a: &[bf16], weights: &[PairLine], depth: usize, epilogue: Epilogue<'_>) {
+    let columns =
+        |pairs: &[[bf16; 2]; PANEL_ROWS]| [0, 1].map(|of| Line(pairs.map(|pair| pair[of].to_f32())));
+    let panels = weights.chunks_exact(depth.div_ceil(2));
+    let lines: Vec<Line> = panels
+        .flat_map(|panel| panel.iter().flat_map(|line| columns(&line.0)).take(depth).collect::<Vec<_>>())
+        .collect();
+    let a: Vec<f32> = a.iter().map(|a| a.to_f32()).collect();
+    gemm(out, &a, &lines, depth, epilogue);
+}
+
+fn narrow_bf16(out: &mut [bf16], x: &[f32]) {
+    for (out, &x) in out.iter_mut().zip(x) {
+        *out = bf16::from_f32(x);
+    }
 }
 
 /// `weights`: panels of depth lines of 16.

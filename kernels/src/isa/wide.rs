@@ -2,11 +2,11 @@
 //! time.
 
 use crate::kernels::Kernels;
-use crate::line::{CodeLine, HalfLine, Line, PANEL_ROWS};
+use crate::line::{CodeLine, HalfLine, Line, PANEL_ROWS, PairLine};
 use crate::quantized::Quantized;
 use crate::simd::{Integers, Lanes, Simd};
 use crate::table::{AdamwStep, Epilogue, operations};
-use half::f16;
+use half::{bf16, f16};
 use std::array::from_fn;
 use wide::{bytemuck, f32x16, i8x16, i16x16, i32x8, i32x16, u32x16};
 
