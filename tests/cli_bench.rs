@@ -70,7 +70,7 @@ fn json_has_all_kernels_with_their_peaks_operations_and_the_chosen_ones_model() 
         check_peaks(&kernels["peaks"]);
         let operations = array(&kernels["operations"]);
         operations.iter().for_each(check_operation);
-        for name in ["gemm", "weight_gradient", "cell_forward", "cell_backward", "matvec", "gelu", "adamw"] {
+        for name in ["gemm", "weight_gradient", "cell_forward", "cell_backward", "gelu", "adamw"] {
             assert!(operations.iter().any(|operation| operation["operation"] == name), "{name}");
         }
         let chosen = kernels["name"] == report["chosen"];

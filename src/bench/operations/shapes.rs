@@ -11,10 +11,11 @@ use shoestring_kernels::{
     AdamwStep, Epilogue, Kernels, Line, PANEL_ROWS, as_floats, as_floats_mut, padded, panel_lines,
 };
 
-/// Experts and parts of a batch whose recurrences the model runs one by one, and rows of a tile.
-const STREAMS: usize = 8;
+/// Steps and streams of a chunk.
 const STEPS: usize = 80;
 const BATCH: usize = 16;
+/// Streams whose recurrence is one task, and rows of a task of the row-wise work, as in `train::geometry`.
+const STREAMS: usize = 8;
 const TILE_ROWS: usize = 64;
 /// Elements of a function of one variable.
 const ELEMENTS: usize = 4096;
