@@ -3,9 +3,11 @@
 #[path = "../examples/plugged/kernels.rs"]
 mod example;
 
-use half::f16;
+use half::{bf16, f16};
 use shoestring_kernels::quantized::Quantized;
-use shoestring_kernels::{AdamwStep, CodeLine, Epilogue, HalfLine, Kernels, Line, Table, as_floats_mut};
+use shoestring_kernels::{
+    AdamwStep, CodeLine, Epilogue, HalfLine, Kernels, Line, PairLine, Table, as_floats_mut,
+};
 use shoestring_kernels_conformance::{Check, check, checks};
 
 #[test]
@@ -140,6 +142,9 @@ fn wrong_kernels() -> Vec<(&'static str, Kernels)> {
         gemm(out: &mut [f32], a: &[f32], weights: &[Line], depth: usize, epilogue: Epilogue<'_>), out;
         gemm_unfused(out: &mut [f32], a: &[f32], weights: &[Line], depth: usize, epilogue: Epilogue<'_>), out;
         gemm_f16(out: &mut [f32], a: &[f32], weights: &[HalfLine], depth: usize, epilogue: Epilogue<'_>), out;
+        gemm_bf16(
+            out: &mut [f32], a: &[bf16], weights: &[PairLine], depth: usize, epilogue: Epilogue<'_>
+        ), out;
         gemm_q8(
             out: &mut [f32], a: Quantized<'_>, weights: &[CodeLine], scales: &[Line], depth: usize,
             epilogue: Epilogue<'_>
@@ -202,6 +207,24 @@ fn wrong_kernels() -> Vec<(&'static str, Kernels)> {
         probe_multiply_adds(steps: usize);
         probe_reads(lines: &[Line]);
     }
+    /// Writes past the numbers, or changes the last of them, as `CHANGE` says.
+    unsafe fn narrow_bf16<const CHANGE: usize>(out: &mut [bf16], x: &[f32]) {
+        // SAFETY: called with what `SCALAR` may be called with, in a check, whose buffers may be written past.
+        unsafe {
+            (Table::SCALAR.narrow_bf16)(out, x);
+            match CHANGE {
+                0 => out.as_mut_ptr().add(out.len()).write(bf16::ZERO),
+                _ => {
+                    let mut numbers = out.iter_mut().rev().filter(|out| !out.is_nan());
+                    if let Some(last) = numbers.next() {
+                        *last = bf16::from_bits(last.to_bits() ^ 1);
+                    }
+                }
+            }
+        }
+    }
+    add("narrow_bf16", 0, Table { narrow_bf16: narrow_bf16::<0>, ..Table::SCALAR });
+    add("narrow_bf16", 1, Table { narrow_bf16: narrow_bf16::<1>, ..Table::SCALAR });
     /// Writes past the codes or the sums, or changes the last of them, as `CHANGE` says.
     unsafe fn quantize_rows<const CHANGE: usize>(
         codes: &mut [i8],

@@ -1,6 +1,6 @@
 //! Buffers that notice what must not happen to them.
 
-use half::f16;
+use half::{bf16, f16};
 use shoestring_kernels::{
     CodeLine, HalfLine, Line, PANEL_ROWS, as_floats, pack_panels, panel_lines, unpack_panels,
 };
@@ -32,6 +32,14 @@ impl Element for f16 {
 
     fn is_guard(&self) -> bool {
         self.to_bits() == HALF_GUARD.to_bits()
+    }
+}
+
+impl Element for bf16 {
+    const GUARD: Self = Self::from_bits(0x7fc5);
+
+    fn is_guard(&self) -> bool {
+        self.to_bits() == Self::GUARD.to_bits()
     }
 }
 

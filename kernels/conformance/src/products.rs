@@ -1,22 +1,25 @@
 //! Matrix products.
 
-use crate::buffers::{Floats, Lines};
+use crate::buffers::{Buffer, Floats, Lines};
 use crate::compare::{Expected, assert_close, assert_same, reduction_bound};
 use crate::failure::case;
 use crate::random::{Random, for_any};
-use half::f16;
-use shoestring_kernels::{Epilogue, HalfLine, Kernels, Line, PANEL_ROWS, padded};
+use half::{bf16, f16};
+use shoestring_kernels::{
+    Epilogue, HalfLine, Kernels, Line, PANEL_ROWS, PairLine, pack_bf16, padded, panel_lines,
+};
 
 checks! {
-    gemm_of_every_tile_and_epilogue: gemm, gemm_f16, gemm_unfused;
-    gemm_of_the_shapes_of_training: gemm, gemm_f16, gemm_unfused;
-    gemm_of_any_shape: gemm, gemm_f16, gemm_unfused;
-    one_row_is_the_rows_of_many_bit_for_bit: gemm, gemm_f16, gemm_unfused;
-    no_panels_and_no_rows_are_no_work: gemm, gemm_f16, gemm_unfused;
-    nan_and_infinity_stay_in_their_row: gemm, gemm_f16, gemm_unfused;
+    gemm_of_every_tile_and_epilogue: gemm, gemm_bf16, gemm_f16, gemm_unfused;
+    gemm_of_the_shapes_of_training: gemm, gemm_bf16, gemm_f16, gemm_unfused;
+    gemm_of_any_shape: gemm, gemm_bf16, gemm_f16, gemm_unfused;
+    one_row_is_the_rows_of_many_bit_for_bit: gemm, gemm_bf16, gemm_f16, gemm_unfused;
+    no_panels_and_no_rows_are_no_work: gemm, gemm_bf16, gemm_f16, gemm_unfused;
+    nan_and_infinity_stay_in_their_row: gemm, gemm_bf16, gemm_f16, gemm_unfused;
     denormal_products_are_not_flushed: gemm, gemm_unfused;
     half_precision_weights_are_widened_exactly: gemm_f16;
     unfused_products_are_rounded_twice: gemm_unfused;
+    floats_are_narrowed_to_the_nearest_bf16: narrow_bf16;
 }
 
 /// Rows of activations: around every tile height, alone and after whole tiles.
@@ -30,16 +33,18 @@ pub(crate) const INPUTS: [usize; 7] = [1, 2, 15, 16, 17, 33, 96];
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Product {
     Gemm,
+    GemmBf16,
     GemmF16,
     GemmUnfused,
 }
 
-const PRODUCTS: [Product; 3] = [Product::Gemm, Product::GemmF16, Product::GemmUnfused];
+const PRODUCTS: [Product; 4] = [Product::Gemm, Product::GemmBf16, Product::GemmF16, Product::GemmUnfused];
 
 impl Product {
     fn name(self) -> &'static str {
         match self {
             Self::Gemm => "gemm",
+            Self::GemmBf16 => "gemm_bf16",
             Self::GemmF16 => "gemm_f16",
             Self::GemmUnfused => "gemm_unfused",
         }
@@ -71,16 +76,22 @@ pub(crate) const KINDS: [Kind; 4] = [Kind::Store, Kind::Accumulate, Kind::Bias, 
 
 impl Case {
     fn random(random: &mut Random, product: Product, rows: usize, inputs: usize, outputs: usize) -> Self {
-        let mut weights = random.floats(outputs * inputs);
-        if product == Product::GemmF16 {
-            weights.iter_mut().for_each(|weight| *weight = f16::from_f32(*weight).to_f32());
+        let (mut weights, mut a) = (random.floats(outputs * inputs), random.rows(rows, inputs));
+        match product {
+            Product::Gemm | Product::GemmUnfused => {}
+            Product::GemmF16 => {
+                weights.iter_mut().for_each(|weight| *weight = f16::from_f32(*weight).to_f32());
+            }
+            Product::GemmBf16 => {
+                weights.iter_mut().chain(&mut a).for_each(|x| *x = bf16::from_f32(*x).to_f32());
+            }
         }
         Self {
             product,
             rows,
             inputs,
             outputs,
-            a: random.rows(rows, inputs),
+            a,
             weights,
             bias: random.floats(outputs),
             out: random.rows(rows, outputs),
@@ -147,6 +158,13 @@ impl Case {
         match product {
             Product::Gemm => kernels.gemm(&mut out, &a, &panels(), inputs, epilogue),
             Product::GemmUnfused => kernels.gemm_unfused(&mut out, &a, &panels(), inputs, epilogue),
+            Product::GemmBf16 => {
+                let narrow: Vec<bf16> = self.a.iter().map(|&a| bf16::from_f32(a)).collect();
+                let mut weights = vec![PairLine::default(); panel_lines(outputs, inputs.div_ceil(2))];
+                pack_bf16(&mut weights, &self.weights, outputs, inputs);
+                let narrow = Buffer::new(&narrow, misalignment);
+                kernels.gemm_bf16(&mut out, &narrow, &weights, inputs, epilogue);
+            }
             Product::GemmF16 => {
                 let weights = Lines::half_panels(&self.weights, outputs, inputs);
                 kernels.gemm_f16(&mut out, &a, &weights, inputs, epilogue);
@@ -242,6 +260,15 @@ fn no_panels_and_no_rows_are_no_work(kernels: &Kernels) {
         kernels.gemm(&mut nothing(), &a, lines, 5, Epilogue::Store);
         case(format_args!("gemm_f16 {rows}x5x{}", 16 * panels));
         kernels.gemm_f16(&mut nothing(), &a, halves, 5, Epilogue::Store);
+        case(format_args!("gemm_bf16 {rows}x5x{}", 16 * panels));
+        let narrow = vec![bf16::ZERO; 16 * rows];
+        kernels.gemm_bf16(
+            &mut nothing(),
+            &narrow,
+            &[PairLine::default(); 3][..3 * panels],
+            5,
+            Epilogue::Store,
+        );
         case(format_args!("gemm_unfused {rows}x5x{}", 16 * panels));
         kernels.gemm_unfused(&mut nothing(), &a, lines, 5, Epilogue::Store);
     }
@@ -299,6 +326,25 @@ fn half_precision_weights_are_widened_exactly(kernels: &Kernels) {
         kernels.gemm_f16(&mut out, &a, &weights, 1, Epilogue::Accumulate);
         for out in out.chunks_exact(all.len()) {
             assert_same("out", out, &expected);
+        }
+    }
+}
+
+/// Both neighbours of a float are multiples of 2¹⁶ of its bits; the nearer is right, of two the even one.
+fn floats_are_narrowed_to_the_nearest_bf16(kernels: &Kernels) {
+    let upper = (0..=u16::MAX).step_by(7).chain([0x7f7f, 0x7f80, 0xff80, 0x7fff, 0xffff]);
+    let lower = [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff];
+    let bits: Vec<u32> = upper.flat_map(|upper| lower.map(|lower| u32::from(upper) << 16 | lower)).collect();
+    for length in crate::LENGTHS.into_iter().chain([bits.len()]) {
+        case(format_args!("narrow_bf16 {length}"));
+        let x: Vec<f32> = bits[bits.len() - length..].iter().map(|&bits| f32::from_bits(bits)).collect();
+        let mut out = Buffer::<bf16>::unwritten(length, 3);
+        kernels.narrow_bf16(&mut out, &Floats::new(&x, 1));
+        for (x, got) in x.iter().zip(out.into_vec()) {
+            let (below, rest) = (x.to_bits() >> 16, x.to_bits() & 0xffff);
+            let up = rest > 0x8000 || rest == 0x8000 && below & 1 == 1;
+            let right = u32::from(got.to_bits()) == below + u32::from(up);
+            assert!(if x.is_nan() { got.is_nan() } else { right }, "{x:e} became {got:e}");
         }
     }
 }

@@ -1,13 +1,14 @@
 //! Buffers of the wrong length are refused, by name, before any kernel sees them.
 
 use crate::failure::panic_message;
-use half::f16;
+use half::{bf16, f16};
 use shoestring_kernels::quantized::Quantized;
-use shoestring_kernels::{AdamwStep, CodeLine, Epilogue, HalfLine, Kernels, Line, PANEL_ROWS};
+use shoestring_kernels::{AdamwStep, CodeLine, Epilogue, HalfLine, Kernels, Line, PANEL_ROWS, PairLine};
 
 checks! {
     of_products: gemm, transpose_panels;
     of_products_with_other_weights: gemm_unfused, gemm_f16;
+    of_products_of_bf16: gemm_bf16, narrow_bf16;
     of_quantized_products: gemm_q8, gemm_q4;
     of_quantization: quantize_rows, dequantize_q8, dequantize_q4, widen_f16;
     of_gradients: weight_gradient, bias_gradient;
@@ -162,6 +163,27 @@ fn of_quantization(kernels: &Kernels) {
     });
     refused("widen_f16: `x` must have length 5, got 6", || {
         kernels.widen_f16(&mut [0.0; 5], &[f16::ZERO; 6]);
+    });
+}
+
+fn of_products_of_bf16(kernels: &Kernels) {
+    let (a, w) = ([bf16::ZERO; 64], [PairLine::default(); 4]);
+    let gemm = |message: &str, out: usize, a: &[bf16], depth: usize, epilogue: Epilogue<'_>| {
+        refused(message, || kernels.gemm_bf16(&mut vec![0.0; out], a, &w, depth, epilogue));
+    };
+    gemm("gemm_bf16: `out` must have length 128, got 127", 127, &a, 3, Epilogue::Store);
+    gemm("gemm_bf16: `a` must be a whole number of rows of 16, got 63", 128, &a[1..], 3, Epilogue::Store);
+    gemm(
+        "gemm_bf16: `weights` must be a whole number of panels of 3 lines, got 4",
+        128,
+        &a,
+        5,
+        Epilogue::Store,
+    );
+    gemm("gemm_bf16: `bias` must have length 2, got 1", 128, &a, 3, Epilogue::Bias(&[LINE]));
+    gemm("gemm_bf16: `depth` must be at least 1, got 0", 128, &a, 0, Epilogue::Store);
+    refused("narrow_bf16: `out` must have length 4, got 3", || {
+        kernels.narrow_bf16(&mut [bf16::ZERO; 3], &[0.0; 4]);
     });
 }
 
