@@ -3,13 +3,15 @@
 use super::DEFAULT_MODEL;
 use super::peaks::Peaks;
 use super::timing::{Effort, timed};
-use crate::model::{Layout, Model, ModelConfig, Storage};
+use crate::model::{Kind, Layout, Model, ModelConfig, Session, Storage, Tensor, Weights};
+use crate::quantize::requantize;
 use crate::sample::{Sampler, Sampling};
 use crate::tokenizer;
 use crate::train::{Dropout, Trainer, Update, default_recipe, initialise};
 use rayon::ThreadPoolBuildError;
 use serde::Serialize;
-use shoestring_kernels::Kernels;
+use shoestring_kernels::{Kernels, Line};
+use std::hint::black_box;
 
 /// Time for a measurement of training, whose steps take long, as a multiple of that for others.
 const TRAINING_EFFORT: u32 = 8;
@@ -29,13 +31,23 @@ pub struct Training {
     pub share: f64,
 }
 
-/// How fast a model writes.
+/// How fast a model of one kind of weights writes and reads.
 #[derive(Clone, Debug, Serialize)]
 pub struct Decoding {
     /// How its weights are stored.
     pub weights: &'static str,
     /// Tokens written a second, sampling included.
     pub tokens_per_second: f64,
+    /// Microseconds a token takes in the layers.
+    pub layers_us: f64,
+    /// Microseconds of the head.
+    pub head_us: f64,
+    /// Microseconds of sampling.
+    pub sampling_us: f64,
+    /// Tokens of a prompt read a second.
+    pub prompt_tokens_per_second: f64,
+    /// Bytes of weights that writing a token reads.
+    pub bytes: usize,
     /// Billions of bytes of weights read a second.
     pub gb_per_s: f64,
     /// The level of memory that holds the weights.
@@ -85,22 +97,65 @@ pub fn training(
     Ok(Training { threads, tokens_per_second, gflops, share: gflops / (threads as f64 * peaks.gflops) })
 }
 
-/// Tokens of `model`, one after another on this thread.
-pub fn decoding(model: &Model, peaks: &Peaks, effort: Effort) -> Decoding {
-    let mut session = model.session();
+/// Tokens of `model`, its weights stored as `kind`, one after another on this thread.
+pub fn decoding(
+    model: &Model,
+    kind: Kind,
+    kernels: &'static Kernels,
+    peaks: &Peaks,
+    effort: Effort,
+) -> Decoding {
+    let stored = requantize(model, kind);
+    let weights = Weights { config: model.config(), layout: &stored.layout, lines: &stored.lines };
+    let mut session = Session::new(weights, model.tokenizer(), kernels);
     let mut sampler = Sampler::new(Sampling::default());
-    session.feed_tokens(&[tokenizer::EOS]);
-    let mut write = || (0..RUN_TOKENS).map(|_| session.next_token(&mut sampler)).sum::<u32>();
-    let seconds = effort.median_seconds(|| timed(&mut write)) / RUN_TOKENS as f64;
-    let bytes = size_of::<f32>() * multiply_adds(&model.config());
-    let (gb_per_s, level) = (bytes as f64 / seconds / 1e9, peaks.level_of(bytes));
+    let mut token = tokenizer::EOS;
+    let mut write = |parts: [bool; 3]| {
+        for _ in 0..RUN_TOKENS {
+            let [layers, head, sampling] = parts;
+            if layers {
+                session.feed_tokens(&[token]);
+            }
+            if head {
+                black_box(session.logits());
+            }
+            if sampling {
+                token = session.sample(&mut sampler);
+            }
+        }
+    };
+    let mut seconds = |parts| effort.median_seconds(|| timed(|| write(parts))) / RUN_TOKENS as f64;
+    // With each part the ones before it, so that a difference is the time of a part.
+    let (layers, with_head, all) =
+        (seconds([true, false, false]), seconds([true, true, false]), seconds([true, true, true]));
+    let prompt: Vec<u32> = (0..RUN_TOKENS as u32).map(|i| i % weights.config.vocabulary as u32).collect();
+    let reading = effort.median_seconds(|| timed(|| session.feed_tokens(&prompt))) / RUN_TOKENS as f64;
+    let bytes = bytes_read(&stored.layout, &weights.config);
+    let (gb_per_s, level) = (bytes as f64 / all / 1e9, peaks.level_of(bytes));
     Decoding {
-        weights: "f32",
-        tokens_per_second: 1.0 / seconds,
+        weights: kind.name(),
+        tokens_per_second: 1.0 / all,
+        layers_us: 1e6 * layers,
+        head_us: 1e6 * (with_head - layers).max(0.0),
+        sampling_us: 1e6 * (all - with_head).max(0.0),
+        prompt_tokens_per_second: 1.0 / reading,
+        bytes,
         gb_per_s,
         peak: level.map(|level| level.level),
         share: level.map(|level| gb_per_s / level.gb_per_s),
     }
+}
+
+/// Bytes of the matrices that multiply with a token, but for those of experts that don't run.
+fn bytes_read(layout: &Layout, config: &ModelConfig) -> usize {
+    let used = |tensor: &Tensor| match tensor.storage {
+        Storage::Rows { .. } => 0,
+        Storage::Panels { matrices, .. } if matrices == config.experts => {
+            tensor.lines.len() * size_of::<Line>() * config.top_k / config.experts
+        }
+        Storage::Panels { .. } => tensor.lines.len() * size_of::<Line>(),
+    };
+    layout.tensors.iter().map(used).sum()
 }
 
 /// Multiply-adds of a token's matrix products: one for each number in a matrix, but for those of experts that don't run.

@@ -5,7 +5,7 @@ use crate::bench::{
     DEFAULT_MODEL, Decoding, Effort, Machine, Measured, Memory, Peaks, Training, decoding, shapes, training,
 };
 use crate::bundled;
-use crate::model::{Model, ModelConfig};
+use crate::model::{Kind, Model, ModelConfig};
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::{Serialize, Serializer};
@@ -62,7 +62,7 @@ struct KernelReport {
     peaks: Peaks,
     operations: Vec<Measured>,
     training: Vec<Training>,
-    decoding: Option<Decoding>,
+    decoding: Vec<Decoding>,
 }
 
 pub fn run(args: &BenchArgs, globals: Globals) -> Result<ExitCode> {
@@ -114,7 +114,7 @@ fn measure(
     let operations = shapes::of_default_model();
     let operations = operations.iter().map(|operation| operation.measure(kernels, &peaks, effort)).collect();
     let mut report =
-        KernelReport { name: kernels.name(), peaks, operations, training: Vec::new(), decoding: None };
+        KernelReport { name: kernels.name(), peaks, operations, training: Vec::new(), decoding: Vec::new() };
     if whole_model {
         let mut threads = vec![1, cores()];
         threads.dedup();
@@ -124,7 +124,8 @@ fn measure(
             report.training.push(training);
         }
         let model = Model::new(bundled::model()?, kernels);
-        report.decoding = Some(decoding(&model, &report.peaks, effort));
+        let kinds = Kind::ALL.into_iter();
+        report.decoding = kinds.map(|kind| decoding(&model, kind, kernels, &report.peaks, effort)).collect();
     }
     Ok(report)
 }
@@ -204,7 +205,7 @@ fn write_kernels(out: &mut dyn Write, report: &KernelReport) -> io::Result<()> {
             line(out, operation, shape, rate, unit, &of_peak(*peak, *share))?;
         }
     }
-    if report.decoding.is_some() {
+    if !report.decoding.is_empty() {
         writeln!(out, "{}, the default model", report.name)?;
     }
     for Training { threads, tokens_per_second, share, .. } in &report.training {
@@ -212,15 +213,17 @@ fn write_kernels(out: &mut dyn Write, report: &KernelReport) -> io::Result<()> {
         let note = of_peak(Some("multiply-add"), Some(*share));
         line(out, "training", &of, *tokens_per_second, "tokens/s", &note)?;
     }
-    if let Some(Decoding { weights, tokens_per_second, peak, share, .. }) = &report.decoding {
-        line(
-            out,
-            "decoding",
-            &format!("{weights}, 1 thread"),
-            *tokens_per_second,
-            "tokens/s",
-            &of_peak(*peak, *share),
-        )?;
+    for Decoding { weights, tokens_per_second, peak, share, .. } in &report.decoding {
+        let of = format!("{weights}, 1 thread");
+        line(out, "decoding", &of, *tokens_per_second, "tokens/s", &of_peak(*peak, *share))?;
+    }
+    for Decoding { weights, layers_us, head_us, sampling_us, .. } in &report.decoding {
+        let us = |value: f64| format!("{value:.2}");
+        let (layers, head, sampling) = (us(*layers_us), us(*head_us), us(*sampling_us));
+        writeln!(out, "    {weights}: {layers} us a token in the layers, {head} head, {sampling} sampling")?;
+    }
+    for Decoding { weights, prompt_tokens_per_second, .. } in &report.decoding {
+        line(out, "reading", &format!("{weights}, 1 thread"), *prompt_tokens_per_second, "tokens/s", "")?;
     }
     out.flush()
 }
