@@ -10,10 +10,15 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// About twenty seconds for four sets of kernels.
-    pub const FULL: Self = Self { each: Duration::from_millis(170) };
-    /// About four.
-    pub const QUICK: Self = Self { each: Duration::from_millis(40) };
+    /// About twenty seconds for so many sets of kernels.
+    pub fn full(sets: usize) -> Self {
+        Self { each: Duration::from_millis(680) / sets.max(1) as u32 }
+    }
+
+    /// About four seconds, if only one set trains and decodes.
+    pub fn quick(sets: usize) -> Self {
+        Self { each: Duration::from_millis(160) / sets.max(1) as u32 }
+    }
 
     /// Time of one sample at least. Longer than a clock's resolution, and so short that most samples of a thread
     /// that shares its core are taken between the interruptions.

@@ -66,7 +66,9 @@ struct KernelReport {
 }
 
 pub fn run(args: &BenchArgs, globals: Globals) -> Result<ExitCode> {
-    let effort = if args.quick { Effort::QUICK } else { Effort::FULL };
+    let forced = globals.kernel_source != KernelSource::Best;
+    let sets = if forced { vec![globals.kernels] } else { Kernels::available().to_vec() };
+    let effort = if args.quick { Effort::quick(sets.len()) } else { Effort::full(sets.len()) };
     let machine = Machine::detect();
     let available = memory::available();
     let memory = Memory::new(&machine, available);
@@ -88,9 +90,7 @@ pub fn run(args: &BenchArgs, globals: Globals) -> Result<ExitCode> {
     if !args.json {
         write_machine(&mut out, &report)?;
     }
-    let forced = globals.kernel_source != KernelSource::Best;
-    let all = Kernels::available().iter().copied();
-    for kernels in all.filter(|kernels| !forced || kernels.name() == report.chosen) {
+    for kernels in sets {
         let whole_model = !args.quick || kernels.name() == report.chosen;
         let measured = measure(kernels, &memory, effort, whole_model)?;
         if !args.json {
@@ -176,7 +176,7 @@ fn write_machine(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     }
     for (index, Name { name, description }) in report.available.iter().enumerate() {
         let heading = if index == 0 { "kernels" } else { "" };
-        writeln!(out, "{heading:8}  {name:7} {description}")?;
+        writeln!(out, "{heading:8}  {name:11} {description}")?;
     }
     match report.chosen_by {
         KernelSource::Best => writeln!(out, "chosen    {}, the best this CPU has", report.chosen),
