@@ -39,11 +39,12 @@ impl Default for Sampling {
 pub struct Sampler {
     sampling: Sampling,
     random: Pcg64Mcg,
-    recent: VecDeque<u32>,   // at most REPETITION_WINDOW
-    logits: Vec<f32>,        // [V] after the repetition penalty
-    weights: Vec<f32>,       // [V] exp((logit - max) / temperature)
-    nucleus: Vec<Candidate>, // at most V
-    heap: BinaryHeap<Candidate>,
+    recent: VecDeque<u32>,      // at most REPETITION_WINDOW
+    penalised: Vec<f32>,        // [V] logits after the repetition penalty
+    scaled: Vec<f32>,           // (logit - max) / temperature of each candidate
+    weights: Vec<f32>,          // their exponentials
+    candidates: Vec<Candidate>, // at most V
+    nucleus: Vec<Candidate>,    // at most V
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -74,21 +75,26 @@ impl Sampler {
             sampling,
             random: Pcg64Mcg::seed_from_u64(sampling.seed),
             recent: VecDeque::with_capacity(REPETITION_WINDOW),
-            logits: Vec::new(),
+            penalised: Vec::new(),
+            scaled: Vec::new(),
             weights: Vec::new(),
+            candidates: Vec::new(),
             nucleus: Vec::new(),
-            heap: BinaryHeap::new(),
         }
     }
 
     /// The next token, drawn from `logits` `[V]`, V > 0.
     pub fn sample(&mut self, kernels: &Kernels, logits: &[f32]) -> u32 {
-        self.logits.clear();
-        self.logits.extend_from_slice(logits);
-        self.penalise_repetition();
-        // A temperature whose inverse overflows is as good as 0.
-        let scale = self.sampling.temperature.recip();
-        let token = if scale.is_finite() { self.draw(kernels, scale) } else { self.likeliest() };
+        let mut penalised = std::mem::take(&mut self.penalised);
+        let token = if self.sampling.repetition_penalty == 1.0 {
+            self.choose(kernels, logits)
+        } else {
+            penalised.clear();
+            penalised.extend_from_slice(logits);
+            self.penalise_repetition(&mut penalised);
+            self.choose(kernels, &penalised)
+        };
+        self.penalised = penalised;
         if self.recent.len() == REPETITION_WINDOW {
             self.recent.pop_front();
         }
@@ -96,14 +102,17 @@ impl Sampler {
         token
     }
 
-    fn penalise_repetition(&mut self) {
+    fn choose(&mut self, kernels: &Kernels, logits: &[f32]) -> u32 {
+        // A temperature whose inverse overflows is as good as 0.
+        let scale = self.sampling.temperature.recip();
+        if scale.is_finite() { self.draw(kernels, logits, scale) } else { likeliest(logits) }
+    }
+
+    fn penalise_repetition(&self, logits: &mut [f32]) {
         let penalty = self.sampling.repetition_penalty;
-        if penalty == 1.0 {
-            return;
-        }
         for (i, &token) in self.recent.iter().enumerate() {
             let first = !self.recent.iter().take(i).any(|&earlier| earlier == token);
-            if first && let Some(logit) = self.logits.get_mut(token as usize) {
+            if first && let Some(logit) = logits.get_mut(token as usize) {
                 let penalised = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
                 // Infinities have no softmax.
                 *logit = penalised.clamp(f32::MIN, f32::MAX);
@@ -111,24 +120,9 @@ impl Sampler {
         }
     }
 
-    fn likeliest(&self) -> u32 {
-        let mut best = 0;
-        for (token, &logit) in self.logits.iter().enumerate() {
-            if logit > self.logits[best] {
-                best = token;
-            }
-        }
-        best as u32
-    }
-
     /// A token at random; `scale` is the inverse of the temperature.
-    fn draw(&mut self, kernels: &Kernels, scale: f32) -> u32 {
-        let max = self.logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        for logit in &mut self.logits {
-            *logit = (*logit - max) * scale;
-        }
-        self.weights.resize(self.logits.len(), 0.0);
-        kernels.exp(&mut self.weights, &self.logits);
+    fn draw(&mut self, kernels: &Kernels, logits: &[f32], scale: f32) -> u32 {
+        self.find_candidates(kernels, logits, scale);
         self.keep_nucleus();
         let total: f32 = self.nucleus.iter().map(|candidate| candidate.weight).sum();
         let mut rest = self.random.random::<f32>() * total;
@@ -139,35 +133,81 @@ impl Sampler {
             }
         }
         // Rounding can leave a crumb past the last weight; so can logits that are not numbers.
-        self.nucleus.last().map_or_else(|| self.likeliest(), |candidate| candidate.token)
+        self.nucleus.last().map_or_else(|| likeliest(logits), |candidate| candidate.token)
     }
 
-    /// Fills `nucleus` with the tokens that pass min-p, top-k and top-p.
+    /// Fills `candidates` with the tokens that pass min-p: few of many, so only theirs are the exponentials.
+    fn find_candidates(&mut self, kernels: &Kernels, logits: &[f32], scale: f32) {
+        /// Tokens that are looked at together.
+        const BLOCK: usize = 16;
+        let min_p = self.sampling.min_p;
+        let max = largest(logits);
+        // The likeliest token's weight is exp(0) = 1, so min-p is a plain threshold; below e^-104 nothing is left. A
+        // little lower, so that rounding does not decide.
+        let threshold = (min_p.ln() - 1e-3).max(-104.0);
+        self.scaled.clear();
+        self.candidates.clear();
+        for (block, logits) in logits.chunks(BLOCK).enumerate() {
+            let scaled = |logit: f32| (logit - max) * scale;
+            if !logits.iter().fold(false, |any, &logit| any | (scaled(logit) >= threshold)) {
+                continue;
+            }
+            for (i, &logit) in logits.iter().enumerate() {
+                if scaled(logit) >= threshold {
+                    self.scaled.push(scaled(logit));
+                    self.candidates.push(Candidate { weight: 0.0, token: (block * BLOCK + i) as u32 });
+                }
+            }
+        }
+        self.weights.resize(self.scaled.len(), 0.0);
+        kernels.exp(&mut self.weights, &self.scaled);
+        for (candidate, &weight) in self.candidates.iter_mut().zip(&self.weights) {
+            candidate.weight = weight;
+        }
+        self.candidates.retain(|candidate| candidate.weight >= min_p && candidate.weight > 0.0);
+    }
+
+    /// Fills `nucleus` with the candidates that pass top-k and top-p.
     fn keep_nucleus(&mut self) {
-        let Sampling { top_k, min_p, top_p, .. } = self.sampling;
-        let candidates =
-            self.weights.iter().enumerate().map(|(token, &weight)| Candidate { weight, token: token as u32 });
-        // The likeliest token's weight is exp(0) = 1, so min-p is a plain threshold.
-        let passing = candidates.filter(|candidate| candidate.weight >= min_p && candidate.weight > 0.0);
+        let Sampling { top_k, top_p, .. } = self.sampling;
         self.nucleus.clear();
         if top_k == 0 && top_p >= 1.0 {
-            self.nucleus.extend(passing);
+            self.nucleus.extend_from_slice(&self.candidates);
             return;
         }
         // A heap yields the heaviest few without sorting the rest.
-        let mut unsorted = std::mem::take(&mut self.heap).into_vec();
-        unsorted.clear();
-        unsorted.extend(passing);
-        let total: f32 = unsorted.iter().map(|candidate| candidate.weight).sum();
-        self.heap = BinaryHeap::from(unsorted);
+        let total: f32 = self.candidates.iter().map(|candidate| candidate.weight).sum();
+        let mut heap = BinaryHeap::from(std::mem::take(&mut self.candidates));
         let limit = if top_k == 0 { usize::MAX } else { top_k };
         let mut sum = 0.0;
         while self.nucleus.len() < limit && (self.nucleus.is_empty() || sum < top_p * total) {
-            let Some(candidate) = self.heap.pop() else { break };
+            let Some(candidate) = heap.pop() else { break };
             sum += candidate.weight;
             self.nucleus.push(candidate);
         }
+        self.candidates = heap.into_vec();
     }
+}
+
+/// The first of the largest logits.
+fn likeliest(logits: &[f32]) -> u32 {
+    let max = largest(logits);
+    logits.iter().position(|&logit| logit == max).unwrap_or(0) as u32
+}
+
+/// The largest logit that is a number; negative infinity if there is none.
+fn largest(logits: &[f32]) -> f32 {
+    // Side by side, as a single comparison after the other would wait for the one before.
+    const LANES: usize = 16;
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (blocks, rest) = logits.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for block in blocks {
+        for (lane, &logit) in lanes.iter_mut().zip(block) {
+            *lane = larger(*lane, logit);
+        }
+    }
+    lanes.into_iter().chain(rest.iter().copied()).fold(f32::NEG_INFINITY, larger)
 }
 
 #[cfg(test)]

@@ -97,7 +97,13 @@ pub(crate) trait Simd: Copy {
     fn reduce_max(self, vector: Self::Vector) -> f32 {
         let mut lanes = [0.0; PANEL_ROWS];
         self.store(&mut lanes, vector);
-        lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+        for distance in [8, 4, 2, 1] {
+            for lane in 0..distance {
+                lanes[lane] =
+                    if lanes[lane] > lanes[lane + distance] { lanes[lane] } else { lanes[lane + distance] };
+            }
+        }
+        lanes[0]
     }
 }
 
@@ -116,8 +122,9 @@ pub(crate) trait Integers: Copy {
 
     /// Rows of activations that are multiplied with one panel at once, at most 8.
     const INTEGER_ROWS: usize;
-    /// Panels that one row of activations is multiplied with at once, at most 8.
-    const INTEGER_PANELS: usize;
+    /// Independent sums that a single row's products with a panel are spread over, at most 4: enough to hide an
+    /// addition's latency. Panels are read one after the other, as they lie, which is how caches read fastest.
+    const INTEGER_CHAINS: usize;
     /// What [`load_codes`](Self::load_codes) adds to every weight.
     const CODE_OFFSET: i32;
 
@@ -138,6 +145,7 @@ pub(crate) trait Integers: Copy {
         codes: [Self::Codes; 2],
         quads: [Self::Quad; 2],
     ) -> Self::Sums;
+    fn add_sums(self, a: Self::Sums, b: Self::Sums) -> Self::Sums;
     /// The sums, less `excess`, as floats.
     fn finish_sums(self, sums: Self::Sums, excess: i32) -> <Self::Floats as Simd>::Vector;
 }

@@ -7,7 +7,7 @@
 
 use super::math::sigmoid_vector;
 use crate::line::{CodeLine, HalfLine, Line, PANEL_ROWS, padded};
-use crate::quantized::{GROUP, Quantized, UNIT, code_lines, groups, units};
+use crate::quantized::{GROUP, Quantized, UNIT, groups, units};
 use crate::simd::{Integers, Lanes, Simd, Unfused};
 use crate::table::Epilogue;
 use half::f16;
@@ -48,10 +48,15 @@ pub(crate) unsafe fn gemm_q4<S: Integers>(
     unsafe { job.compute(s) };
 }
 
+/// Chains of sums at most.
+const MOST_CHAINS: usize = 4;
+
 /// How the weights of a panel are coded.
 trait Format: Copy {
     /// Lines that hold a unit of inputs.
     const LINES: usize;
+    /// Chains of sums at most: groups of few units need fewer, as they don't wait for each other.
+    const CHAINS: usize;
     /// What is added to every weight, so that codes are not negative.
     fn offset<S: Integers>() -> i32;
     /// Units that share their rows' scales, from the first of a group on.
@@ -79,6 +84,7 @@ struct Q8<'a> {
 
 impl Format for Q8<'_> {
     const LINES: usize = 2;
+    const CHAINS: usize = MOST_CHAINS;
 
     #[inline(always)]
     fn offset<S: Integers>() -> i32 {
@@ -116,6 +122,7 @@ struct Q4<'a> {
 
 impl Format for Q4<'_> {
     const LINES: usize = 1;
+    const CHAINS: usize = 2;
 
     #[inline(always)]
     fn offset<S: Integers>() -> i32 {
@@ -157,7 +164,6 @@ struct Job<'a, F> {
 
 impl<F: Format> Job<'_, F> {
     /// Panels are the outer loop: a panel's codes stay in the first-level cache while the rows stream past.
-    /// A single row takes several panels at once instead, for as many independent sums.
     ///
     /// # Safety
     ///
@@ -165,28 +171,14 @@ impl<F: Format> Job<'_, F> {
     #[inline(always)]
     unsafe fn compute<S: Integers>(mut self, s: S) {
         let rows = self.a.scales.len();
-        let panels = self.weights.len() / (code_lines(self.depth) * F::LINES / 2);
-        let mut panel = 0;
-        while panel < panels {
-            // SAFETY: the rows and panels of every tile exist.
+        let panels = self.weights.len() / (units(self.depth) * F::LINES);
+        for panel in 0..panels {
+            // SAFETY: the panel and the rows exist.
             unsafe {
                 if rows == 1 {
-                    let width = (panels - panel).min(S::INTEGER_PANELS);
-                    match width {
-                        1 => self.tile::<S, 1, 1>(s, 0, panel),
-                        2 if const { S::INTEGER_PANELS >= 2 } => self.tile::<S, 1, 2>(s, 0, panel),
-                        3 if const { S::INTEGER_PANELS >= 3 } => self.tile::<S, 1, 3>(s, 0, panel),
-                        4 if const { S::INTEGER_PANELS >= 4 } => self.tile::<S, 1, 4>(s, 0, panel),
-                        5 if const { S::INTEGER_PANELS >= 5 } => self.tile::<S, 1, 5>(s, 0, panel),
-                        6 if const { S::INTEGER_PANELS >= 6 } => self.tile::<S, 1, 6>(s, 0, panel),
-                        7 if const { S::INTEGER_PANELS >= 7 } => self.tile::<S, 1, 7>(s, 0, panel),
-                        8 if const { S::INTEGER_PANELS >= 8 } => self.tile::<S, 1, 8>(s, 0, panel),
-                        _ => unreachable!("a row takes at most 8 panels at once"),
-                    }
-                    panel += width;
+                    self.tile::<S, 1, { MOST_CHAINS }>(s, 0, panel);
                 } else {
                     self.rows_of_panel(s, rows, panel);
-                    panel += 1;
                 }
             }
         }
@@ -218,11 +210,14 @@ impl<F: Format> Job<'_, F> {
         }
     }
 
+    /// Rows from `row` on, each with sums in up to `CHAINS` chains that are added up at the end of a group: sums of
+    /// integers do not depend on their order.
+    ///
     /// # Safety
     ///
-    /// `ROWS` rows from `row` on and `PANELS` panels from `panel` on exist.
+    /// `ROWS` rows from `row` on and the panel exist.
     #[inline(always)]
-    unsafe fn tile<S: Integers, const ROWS: usize, const PANELS: usize>(
+    unsafe fn tile<S: Integers, const ROWS: usize, const CHAINS: usize>(
         &mut self,
         s: S,
         row: usize,
@@ -231,38 +226,60 @@ impl<F: Format> Job<'_, F> {
         let f = Unfused(s.floats());
         let (units, groups) = (units(self.depth), groups(self.depth));
         let group_units = F::group_units(units);
-        let lines = self.weights.as_ptr();
-        let mut totals = [[f.splat(0.0); PANELS]; ROWS];
-        // SAFETY: the caller vouches for the rows and panels; units and groups are those of the depth.
+        let chains = CHAINS.min(S::INTEGER_CHAINS).min(F::CHAINS);
+        let mut totals = [f.splat(0.0); ROWS];
+        // SAFETY: the caller vouches for the rows and the panel; units and groups are those of the depth.
         unsafe {
+            let lines = self.weights.as_ptr().add(panel * units * F::LINES);
             for (group, first) in (0..units).step_by(group_units).enumerate() {
-                let mut sums = [[s.zero_sums(); PANELS]; ROWS];
-                for unit in first..(first + group_units).min(units) {
-                    let mut codes = [F::load(s, lines.add((panel * units + unit) * F::LINES)); PANELS];
-                    for i in 1..PANELS {
-                        codes[i] = F::load(s, lines.add(((panel + i) * units + unit) * F::LINES));
+                let last = (first + group_units).min(units);
+                let mut sums = [[s.zero_sums(); CHAINS]; ROWS];
+                let mut unit = first;
+                while unit + chains <= last {
+                    for chain in 0..chains {
+                        self.add_unit(s, &mut sums, chain, row, unit + chain, lines);
                     }
-                    for r in 0..ROWS {
-                        let activations = self.activations(row + r, unit);
-                        let quads = [s.quad(&activations[0]), s.quad(&activations[1])];
-                        for i in 0..PANELS {
-                            sums[r][i] = F::add_products(s, sums[r][i], codes[i], quads);
-                        }
-                    }
+                    unit += chains;
                 }
-                for r in 0..ROWS {
-                    let excess = self.excess::<S>(row + r, group, groups);
-                    for i in 0..PANELS {
-                        let scale = self.format.scale(f, panel + i, group, groups);
-                        let sum = f.mul(s.finish_sums(sums[r][i], excess), scale);
-                        totals[r][i] = f.add(totals[r][i], sum);
+                for unit in unit..last {
+                    self.add_unit(s, &mut sums, 0, row, unit, lines);
+                }
+                let scale = self.format.scale(f, panel, group, groups);
+                for (r, (total, sums)) in totals.iter_mut().zip(sums).enumerate() {
+                    let mut sum = sums[0];
+                    for chain in 1..chains {
+                        sum = s.add_sums(sum, sums[chain]);
                     }
+                    let excess = self.excess::<S>(row + r, group, groups);
+                    *total = f.add(*total, f.mul(s.finish_sums(sum, excess), scale));
                 }
             }
-            for r in 0..ROWS {
-                for i in 0..PANELS {
-                    self.finish(f, row + r, panel + i, totals[r][i]);
-                }
+            for (r, total) in totals.into_iter().enumerate() {
+                self.finish(f, row + r, panel, total);
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// The rows and the unit exist, and `lines` points to the panel's.
+    #[inline(always)]
+    unsafe fn add_unit<S: Integers, const ROWS: usize, const CHAINS: usize>(
+        &self,
+        s: S,
+        sums: &mut [[S::Sums; CHAINS]; ROWS],
+        chain: usize,
+        row: usize,
+        unit: usize,
+        lines: *const CodeLine,
+    ) {
+        // SAFETY: the caller vouches for all of them.
+        unsafe {
+            let codes = F::load(s, lines.add(unit * F::LINES));
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let activations = self.activations(row + r, unit);
+                let quads = [s.quad(&activations[0]), s.quad(&activations[1])];
+                sums[chain] = F::add_products(s, sums[chain], codes, quads);
             }
         }
     }

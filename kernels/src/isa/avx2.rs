@@ -121,7 +121,7 @@ impl Integers for Avx2 {
 
     const INTEGER_ROWS: usize = 3;
     // 8 sums, as many as there are registers left beside the operands.
-    const INTEGER_PANELS: usize = 4;
+    const INTEGER_CHAINS: usize = 2;
     const CODE_OFFSET: i32 = 0;
 
     #[inline(always)]
@@ -203,6 +203,12 @@ impl Integers for Avx2 {
             }
         }
         sums
+    }
+
+    #[inline(always)]
+    fn add_sums(self, a: [__m256i; 2], b: [__m256i; 2]) -> [__m256i; 2] {
+        // SAFETY: `self` proves AVX2.
+        unsafe { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
     }
 
     #[inline(always)]

@@ -34,7 +34,7 @@ impl Integers for Avx2Vnni {
 
     // 8 sums: two additions a cycle with a latency of four.
     const INTEGER_ROWS: usize = 4;
-    const INTEGER_PANELS: usize = 4;
+    const INTEGER_CHAINS: usize = 4;
     /// The instruction multiplies unsigned by signed bytes; the weights become the unsigned factor.
     const CODE_OFFSET: i32 = 128;
 
@@ -89,6 +89,11 @@ impl Integers for Avx2Vnni {
         quads: [__m256i; 2],
     ) -> [__m256i; 2] {
         self.add_products(sums, codes, quads)
+    }
+
+    #[inline(always)]
+    fn add_sums(self, a: [__m256i; 2], b: [__m256i; 2]) -> [__m256i; 2] {
+        self.0.add_sums(a, b)
     }
 
     #[inline(always)]

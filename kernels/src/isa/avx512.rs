@@ -114,7 +114,7 @@ impl Integers for Avx512 {
 
     // 8 sums: a multiply-add's latency is about as many.
     const INTEGER_ROWS: usize = 8;
-    const INTEGER_PANELS: usize = 8;
+    const INTEGER_CHAINS: usize = 4;
     const CODE_OFFSET: i32 = 0;
 
     #[inline(always)]
@@ -176,6 +176,12 @@ impl Integers for Avx512 {
             let pairs = _mm512_add_epi16(first, _mm512_maddubs_epi16(codes[1], quads[1].signed));
             _mm512_add_epi32(sums, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
         }
+    }
+
+    #[inline(always)]
+    fn add_sums(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_add_epi32(a, b) }
     }
 
     #[inline(always)]

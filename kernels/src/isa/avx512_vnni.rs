@@ -38,7 +38,7 @@ impl Integers for Avx512Vnni {
 
     // 8 sums: two additions a cycle with a latency of four.
     const INTEGER_ROWS: usize = 8;
-    const INTEGER_PANELS: usize = 8;
+    const INTEGER_CHAINS: usize = 4;
     /// The instruction multiplies unsigned by signed bytes; the weights become the unsigned factor.
     const CODE_OFFSET: i32 = 128;
 
@@ -81,6 +81,11 @@ impl Integers for Avx512Vnni {
     #[inline(always)]
     fn add_nibble_products(self, sums: __m512i, codes: [__m512i; 2], quads: [__m512i; 2]) -> __m512i {
         self.add_products(sums, codes, quads)
+    }
+
+    #[inline(always)]
+    fn add_sums(self, a: __m512i, b: __m512i) -> __m512i {
+        self.0.add_sums(a, b)
     }
 
     #[inline(always)]

@@ -8,6 +8,7 @@ use crate::table::{AdamwStep, Epilogue, operations};
 use half::{bf16, f16};
 use std::arch::aarch64::*;
 use std::arch::asm;
+use std::array::from_fn;
 
 #[derive(Clone, Copy)]
 pub(super) struct Neon(());
@@ -130,7 +131,7 @@ impl Integers for Neon {
 
     // 16 sums of 32 registers.
     const INTEGER_ROWS: usize = 2;
-    const INTEGER_PANELS: usize = 2;
+    const INTEGER_CHAINS: usize = 1;
     const CODE_OFFSET: i32 = 0;
 
     #[inline(always)]
@@ -199,6 +200,12 @@ impl Integers for Neon {
         quads: [int8x16_t; 2],
     ) -> [int32x4_t; 8] {
         self.add_products(sums, codes, quads)
+    }
+
+    #[inline(always)]
+    fn add_sums(self, a: [int32x4_t; 8], b: [int32x4_t; 8]) -> [int32x4_t; 8] {
+        // SAFETY: `self` proves NEON.
+        from_fn(|i| unsafe { vaddq_s32(a[i], b[i]) })
     }
 
     #[inline(always)]

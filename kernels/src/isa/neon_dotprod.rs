@@ -8,6 +8,7 @@ use crate::simd::{Integers, Simd};
 use crate::table::Epilogue;
 use std::arch::aarch64::*;
 use std::arch::asm;
+use std::array::from_fn;
 
 #[derive(Clone, Copy)]
 struct NeonDotprod(Neon);
@@ -35,7 +36,7 @@ impl Integers for NeonDotprod {
 
     // 16 and 8 sums: two products a cycle with a latency of three or four, of 32 registers.
     const INTEGER_ROWS: usize = 4;
-    const INTEGER_PANELS: usize = 2;
+    const INTEGER_CHAINS: usize = 2;
     const CODE_OFFSET: i32 = 0;
 
     #[inline(always)]
@@ -98,6 +99,12 @@ impl Integers for NeonDotprod {
         quads: [int8x16_t; 2],
     ) -> [int32x4_t; 4] {
         self.add_products(sums, codes, quads)
+    }
+
+    #[inline(always)]
+    fn add_sums(self, a: [int32x4_t; 4], b: [int32x4_t; 4]) -> [int32x4_t; 4] {
+        // SAFETY: `self` proves NEON.
+        from_fn(|i| unsafe { vaddq_s32(a[i], b[i]) })
     }
 
     #[inline(always)]

@@ -82,7 +82,7 @@ impl Integers for Plain {
     type Sums = [i32; PANEL_ROWS];
 
     const INTEGER_ROWS: usize = 1;
-    const INTEGER_PANELS: usize = 1;
+    const INTEGER_CHAINS: usize = 1;
     const CODE_OFFSET: i32 = 0;
 
     #[inline(always)]
@@ -134,6 +134,11 @@ impl Integers for Plain {
         quads: [[i8; 4]; 2],
     ) -> [i32; PANEL_ROWS] {
         self.add_products(sums, codes, quads)
+    }
+
+    #[inline(always)]
+    fn add_sums(self, a: [i32; PANEL_ROWS], b: [i32; PANEL_ROWS]) -> [i32; PANEL_ROWS] {
+        from_fn(|row| a[row] + b[row])
     }
 
     #[inline(always)]

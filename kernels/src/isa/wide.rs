@@ -135,7 +135,7 @@ impl Integers for Wide {
     type Sums = [i32x8; 4];
 
     const INTEGER_ROWS: usize = 1;
-    const INTEGER_PANELS: usize = 1;
+    const INTEGER_CHAINS: usize = 1;
     const CODE_OFFSET: i32 = 0;
 
     #[inline(always)]
@@ -179,6 +179,11 @@ impl Integers for Wide {
         quads: [i16x16; 2],
     ) -> [i32x8; 4] {
         self.add_products(sums, codes, quads)
+    }
+
+    #[inline(always)]
+    fn add_sums(self, a: [i32x8; 4], b: [i32x8; 4]) -> [i32x8; 4] {
+        from_fn(|i| a[i] + b[i])
     }
 
     #[inline(always)]
