@@ -1,6 +1,7 @@
 //! Buffers of the wrong length are refused, by name, before any kernel sees them.
 
-use crate::failure::panic_message;
+use crate::buffers::{Buffer, Floats};
+use crate::failure::{case, panic_message};
 use half::{bf16, f16};
 use shoestring_kernels::quantized::Quantized;
 use shoestring_kernels::{AdamwStep, CodeLine, Epilogue, HalfLine, Kernels, Line, PANEL_ROWS, PairLine};
@@ -109,8 +110,9 @@ fn of_a_quantized_product(
         let Lengths { out, codes, a_scales, sums, .. } = lengths;
         let (codes, a_scales, sums) = (vec![0; codes], vec![0.0; a_scales], vec![0; sums]);
         let a = Quantized { codes: &codes, scales: &a_scales, sums: &sums };
-        run(&mut vec![0.0; out], a, lengths);
+        run(&mut Floats::unwritten(out, 0), a, lengths);
     };
+    case(format_args!("{operation} 2x40x32"));
     call(right);
     let refused = |message: &str, lengths| refused(&format!("{operation}: {message}"), || call(lengths));
     refused("`out` must have length 64, got 65", Lengths { out: 65, ..right });
@@ -142,11 +144,15 @@ fn of_quantized_products(kernels: &Kernels) {
 fn of_quantization(kernels: &Kernels) {
     let quantize = |codes: usize, scales: usize, sums: usize, x: usize, depth: usize| {
         move || {
-            let (mut codes, mut scales, mut sums) = (vec![0; codes], vec![0.0; scales], vec![0; sums]);
+            let mut codes = Buffer::<i8>::unwritten(codes, 0);
+            let mut scales = Floats::unwritten(scales, 0);
+            let mut sums = Buffer::<i32>::unwritten(sums, 0);
             kernels.quantize_rows(&mut codes, &mut scales, &mut sums, &vec![0.0; x], depth);
         }
     };
+    case("quantize_rows 2x40");
     quantize(96, 2, 4, 96, 40)();
+    case("");
     refused("quantize_rows: `depth` must be at least 1, got 0", quantize(96, 2, 4, 96, 0));
     refused("quantize_rows: `x` must be a whole number of rows of 48, got 95", quantize(96, 2, 4, 95, 40));
     refused("quantize_rows: `codes` must have length 96, got 97", quantize(97, 2, 4, 96, 40));
@@ -169,7 +175,8 @@ fn of_quantization(kernels: &Kernels) {
 fn of_products_of_bf16(kernels: &Kernels) {
     let (a, w) = ([bf16::ZERO; 64], [PairLine::default(); 4]);
     let gemm = |message: &str, out: usize, a: &[bf16], depth: usize, epilogue: Epilogue<'_>| {
-        refused(message, || kernels.gemm_bf16(&mut vec![0.0; out], a, &w, depth, epilogue));
+        let mut out = Floats::unwritten(out, 0);
+        refused(message, || kernels.gemm_bf16(&mut out, a, &w, depth, epilogue));
     };
     gemm("gemm_bf16: `out` must have length 128, got 127", 127, &a, 3, Epilogue::Store);
     gemm("gemm_bf16: `a` must be a whole number of rows of 16, got 63", 128, &a[1..], 3, Epilogue::Store);
@@ -183,7 +190,7 @@ fn of_products_of_bf16(kernels: &Kernels) {
     gemm("gemm_bf16: `bias` must have length 2, got 1", 128, &a, 3, Epilogue::Bias(&[LINE]));
     gemm("gemm_bf16: `depth` must be at least 1, got 0", 128, &a, 0, Epilogue::Store);
     refused("narrow_bf16: `out` must have length 4, got 3", || {
-        kernels.narrow_bf16(&mut [bf16::ZERO; 3], &[0.0; 4]);
+        kernels.narrow_bf16(&mut Buffer::unwritten(3, 0), &[0.0; 4]);
     });
 }
 
