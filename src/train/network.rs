@@ -108,6 +108,11 @@ impl Network {
         self.geometry.batch
     }
 
+    /// Rows of the last chunk.
+    pub fn rows(&self) -> usize {
+        self.geometry.rows()
+    }
+
     /// The state carried to the next chunk, `[L, E, B, padded(H)]`.
     pub fn carried_state(&mut self) -> &mut [f32] {
         &mut self.carried
@@ -116,6 +121,15 @@ impl Network {
     /// The largest magnitude in the carried state.
     pub fn largest_state(&self) -> f32 {
         self.carried.iter().fold(0.0, |max, h| if h.abs() > max || h.is_nan() { h.abs() } else { max })
+    }
+
+    /// Adds to `rows` `[L, E]` the rows of the last chunk that each expert computed.
+    pub fn count_expert_rows(&self, rows: &mut [u64]) {
+        for (layer, rows) in self.layers.iter().zip(rows.chunks_exact_mut(self.config.experts)) {
+            for (expert, rows) in rows.iter_mut().enumerate() {
+                *rows += layer.assignment.rows_of(expert).len() as u64;
+            }
+        }
     }
 
     /// Puts tokens of a chunk, given stream by stream (`[B, T]`), into the order of the rows.
