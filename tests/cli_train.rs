@@ -49,6 +49,20 @@ fn a_run_leaves_checkpoints_and_metrics_and_nothing_on_stdout() {
 }
 
 #[test]
+fn metrics_of_a_sparse_model_tell_the_load_of_its_experts() {
+    let workspace = Workspace::new();
+    workspace.train(&["--steps", "20", "--top-k", "1"]).success();
+    let metrics = workspace.metrics("checkpoints/metrics.jsonl");
+    let line = metrics.last().unwrap();
+    let layers: Vec<[f64; 2]> = serde_json::from_value(line["expert_load"].clone()).unwrap();
+    assert_eq!(layers.len(), 1);
+    assert!(layers[0].iter().all(|share| (0.0..=1.0).contains(share)), "{line}");
+    assert!((layers[0][0] + layers[0][1] - 1.0).abs() < 1e-3, "{line}");
+    workspace.train(&["--steps", "5", "--checkpoint-dir", "dense"]).success();
+    assert!(workspace.metrics("dense/metrics.jsonl").iter().all(|line| line.get("expert_load").is_none()));
+}
+
+#[test]
 fn quiet_runs_are_silent() {
     let workspace = Workspace::new();
     for quiet in ["--quiet", "-q"] {

@@ -2,7 +2,7 @@
 //!
 //! Only dA · W_recurrent is sequential; all weight gradients are one matrix product each after it.
 
-use super::geometry::{Geometry, split_mut};
+use super::geometry::{Geometry, Tile, split_mut};
 use super::network::{Dropout, HEAD_ROWS, LayerBuffers, Network};
 use super::transpose::Transposed;
 use crate::model::router::route_backward;
@@ -25,7 +25,9 @@ pub struct Backward {
     output_gradient: Vec<f32>, // [M, max width] gradient of a layer's output, then of its mixture
     input_gradient: Vec<f32>,  // [M, max width] gradient of a layer's input
     score_gradient: Vec<f32>,  // [M, Ep]
-    gate_gradient: Vec<f32>,   // [M, E], each tile [E, rows]
+    gate_gradient: Vec<f32>,   // [M, k], each tile [k, rows] if k = E
+    gathered: Vec<f32>,        // [N, Hp] the mixture's gradient in the experts' rows; empty if k = E
+    expert_inputs: Vec<f32>,   // [N, Dp] the gradient of those rows' inputs; empty if k = E
     norm_gradient: Vec<Line>,  // [tiles, Hp / 16]
     state_gradient: Vec<f32>,  // [E, B, Hp]
 }
@@ -36,11 +38,14 @@ impl Backward {
         let geometry = Geometry::new(batch, steps);
         let (rows, hidden) = (geometry.rows(), padded(config.hidden));
         let width = hidden.max(padded(config.embedding));
+        let gathered = if config.top_k < config.experts { rows * config.top_k } else { 0 };
         Backward {
             output_gradient: vec![0.0; rows * width],
             input_gradient: vec![0.0; rows * width],
             score_gradient: vec![0.0; rows * padded(config.experts)],
-            gate_gradient: vec![0.0; rows * config.experts],
+            gate_gradient: vec![0.0; rows * config.top_k],
+            gathered: vec![0.0; gathered * hidden],
+            expert_inputs: vec![0.0; gathered * width],
             norm_gradient: vec![Line::default(); geometry.tiles.len() * hidden / 16],
             state_gradient: vec![0.0; config.experts * batch * hidden],
         }
@@ -137,7 +142,7 @@ impl Backward {
         let Layer { kernels, config, geometry, .. } = *layer;
         let (hidden, experts) = (padded(config.hidden), config.experts);
         let dys = split_mut(&mut self.output_gradient, geometry.tile_lengths(hidden));
-        let dgates = split_mut(&mut self.gate_gradient, geometry.tile_lengths(experts));
+        let dgates = split_mut(&mut self.gate_gradient, geometry.tile_lengths(config.top_k));
         let dscores = split_mut(&mut self.score_gradient, geometry.tile_lengths(padded(experts)));
         let dgains = &mut self.norm_gradient[..geometry.tiles.len() * hidden / 16];
         let tasks = geometry.tiles.par_iter().zip(dys).zip(dgates).zip(dscores);
@@ -151,18 +156,7 @@ impl Backward {
                 dgain.fill(Line::default());
                 kernels.rms_norm_backward(dy, dgain, sum, inverse_rms, gain, config.hidden);
 
-                for (expert, dgate) in dgate.chunks_exact_mut(rows.len()).enumerate() {
-                    let first = expert * geometry.state_rows() + tile.state_rows.start;
-                    kernels.dot_rows(dgate, dy, &buffers.state[first * hidden..][..dy.len()]);
-                }
-                for (i, (row, dscore)) in rows.zip(dscore.chunks_exact_mut(padded(experts))).enumerate() {
-                    let dscore = &mut dscore[..experts];
-                    for (expert, dscore) in dscore.iter_mut().enumerate() {
-                        *dscore = dgate[expert * tile.rows.len() + i];
-                    }
-                    let probabilities = &buffers.probabilities[row * padded(experts)..][..experts];
-                    route_backward(probabilities, &buffers.active[row * experts..][..experts], dscore);
-                }
+                layer.score_gradient(dscore, dgate, dy, tile, buffers);
             },
         );
         for tile in dgains.chunks_exact(hidden / 16) {
@@ -170,32 +164,54 @@ impl Backward {
         }
     }
 
-    /// Gradients before the gate's sigmoid and the candidate's gelu, in place of `update` and `candidate`.
+    /// Gradients before the gate's sigmoid and the candidate's gelu, in place of `update` and `candidate`; and
+    /// those of the experts' inputs, where these were gathered.
     fn recurrence(&mut self, layer: &Layer<'_>, buffers: &mut LayerBuffers) {
         let Layer { kernels, config, geometry, .. } = *layer;
-        let (hidden, experts, parts) = (padded(config.hidden), config.experts, geometry.parts.len());
-        let updates = split_mut(&mut buffers.update, geometry.part_lengths(experts, hidden));
-        let candidates = split_mut(&mut buffers.candidate, geometry.part_lengths(experts, hidden));
-        let streams =
-            (0..experts).flat_map(|_| geometry.parts.iter().map(|part| part.streams.len() * hidden));
-        let dhs = split_mut(&mut self.state_gradient, streams);
-        let (states, gates, dy) = (&buffers.state, &buffers.gate, &self.output_gradient);
+        let (hidden, width) = (padded(config.hidden), padded(config.input_width(layer.index)));
+        let LayerBuffers { assignment, gate, update, candidate, state, .. } = buffers;
+        let gathered = |width| if assignment.gathers() { width } else { 0 };
+        let updates = split_mut(update, assignment.row_lengths(hidden));
+        let candidates = split_mut(candidate, assignment.row_lengths(hidden));
+        let rooms = split_mut(&mut self.gathered, assignment.row_lengths(gathered(hidden)));
+        let dxs = split_mut(&mut self.expert_inputs, assignment.row_lengths(gathered(width)));
+        let dhs = split_mut(&mut self.state_gradient, assignment.stream_lengths(hidden));
+        let dy = &self.output_gradient;
         let restoring = STATE_PENALTY / geometry.rows() as f32;
-        let tasks = updates.into_par_iter().zip(candidates).zip(dhs).enumerate();
-        tasks.for_each(|(task, ((update, candidate), dh))| {
-            let (expert, part) = (task / parts, &geometry.parts[task % parts]);
-            let first = expert * geometry.state_rows() + part.state_rows.start;
-            let h = &states[first * hidden..][..part.state_rows.len() * hidden];
-            let dy = &dy[part.rows.start * hidden..part.rows.end * hidden];
-            let gate = &gates[expert * geometry.rows()..][part.rows.clone()];
-            let recurrent = layer.transposed.recurrent(layer.index, expert);
+        let tasks = assignment.blocks.par_iter().zip(updates).zip(candidates).zip(rooms).zip(dxs).zip(dhs);
+        tasks.for_each(|(((((block, update), candidate), room), dx), dh)| {
+            let dy = assignment.gather(block, dy, hidden, room);
+            let h = &state[block.state_rows.start * hidden..block.state_rows.end * hidden];
+            let gate = &gate[block.rows.clone()];
             // Backpropagation through time is truncated at the chunk's end: no gradient comes from after it.
-            let last = &h[h.len() - dh.len()..];
-            for (dh, h) in dh.iter_mut().zip(last) {
-                *dh = restoring * (h - h.clamp(-STATE_BOUND, STATE_BOUND));
+            for (dh, &last) in dh.chunks_exact_mut(hidden).zip(assignment.last_states(block)) {
+                let last = &state[last * hidden..][..hidden];
+                for (dh, h) in dh.iter_mut().zip(last) {
+                    *dh = restoring * (h - h.clamp(-STATE_BOUND, STATE_BOUND));
+                }
             }
-            let streams = part.streams.len();
-            kernels.cell_backward(dh, candidate, update, h, dy, gate, recurrent, streams, config.hidden);
+            let recurrent = layer.transposed.recurrent(layer.index, block.expert);
+            for run in assignment.runs(block).iter().rev() {
+                let rows = run.rows.start * hidden..run.rows.end * hidden;
+                let idle = (block.batch() - run.batch) * hidden;
+                kernels.cell_backward(
+                    &mut dh[idle..],
+                    &mut candidate[rows.clone()],
+                    &mut update[rows.clone()],
+                    &h[run.state_rows.start * hidden..run.state_rows.end * hidden],
+                    &dy[rows],
+                    &gate[run.rows.clone()],
+                    recurrent,
+                    run.batch,
+                    config.hidden,
+                );
+            }
+            if assignment.gathers() {
+                let weights = layer.transposed.update_gate(layer.index, block.expert);
+                kernels.gemm(dx, update, weights, config.hidden, Epilogue::Store);
+                let weights = layer.transposed.candidate(layer.index, block.expert);
+                kernels.gemm(dx, candidate, weights, config.hidden, Epilogue::Accumulate);
+            }
         });
     }
 
@@ -203,6 +219,7 @@ impl Backward {
     fn input_and_weights(&mut self, layer: &Layer<'_>, buffers: &LayerBuffers, gradient: &mut [Line]) {
         let width = padded(layer.config.input_width(layer.index));
         let (dy, dscore) = (&self.output_gradient[..], &self.score_gradient[..]);
+        let expert_inputs = &self.expert_inputs[..];
         let dxs = split_mut(&mut self.input_gradient, layer.geometry.tile_lengths(width));
         let layout = layer.layout;
         let first = layout.router.start;
@@ -227,7 +244,7 @@ impl Backward {
                 let (weight_lines, bias_lines) = (each(weight.len()), each(bias.len()));
                 let slices = weight.chunks_exact_mut(weight_lines).zip(bias.chunks_exact_mut(bias_lines));
                 for (expert, (weight, bias)) in slices.enumerate() {
-                    scope.spawn(move |_| layer.linear_gradient(weight, bias, layer.expert_rows(dy, expert)));
+                    scope.spawn(move |_| layer.expert_gradient(weight, bias, dy, buffers, expert));
                 }
             }
             let recurrent_lines = each(recurrent.len());
@@ -237,14 +254,15 @@ impl Backward {
             let rows = layer.geometry.rows();
             scope.spawn(move |_| {
                 let stride = padded(layer.config.experts);
-                layer.linear_gradient(router, router_bias, &dscore[..rows * stride]);
+                layer.linear_gradient(router, router_bias, &dscore[..rows * stride], layer.input);
             });
             if let (Some(weight), Some(bias)) = (residual, residual_bias) {
                 let dy = &dy[..rows * padded(layer.config.hidden)];
-                scope.spawn(move |_| layer.linear_gradient(weight, bias, dy));
+                scope.spawn(move |_| layer.linear_gradient(weight, bias, dy, layer.input));
             }
             layer.geometry.tiles.par_iter().zip(dxs).for_each(|(tile, dx)| {
-                layer.input_gradient(dx, &tile.rows, dy, dscore, buffers);
+                layer.input_gradient(dx, &tile.rows, dy, dscore);
+                layer.experts_input_gradient(dx, &tile.rows, expert_inputs, buffers);
             });
         });
     }
@@ -291,15 +309,49 @@ struct Layer<'a> {
 }
 
 impl Layer<'_> {
-    /// dX = dY (· W_residual) + dscore · W_router + Σ_e dz_e · W_update,e + da_e · W_candidate,e
-    fn input_gradient(
+    /// The gradient of a tile's router scores: that of the gates, dY · h_e, through the softmax.
+    fn score_gradient(
         &self,
-        dx: &mut [f32],
-        rows: &Range<usize>,
+        dscore: &mut [f32],
+        dgate: &mut [f32],
         dy: &[f32],
-        dscore: &[f32],
+        tile: &Tile,
         buffers: &LayerBuffers,
     ) {
+        let (hidden, experts) = (padded(self.config.hidden), self.config.experts);
+        let LayerBuffers { assignment, active, probabilities, state, .. } = buffers;
+        let rows = tile.rows.len();
+        // Where the rows were gathered, each one's gates lie together, else each expert's.
+        let (row_stride, expert_stride) = if assignment.gathers() {
+            let each = dgate.chunks_exact_mut(self.config.top_k).zip(dy.chunks_exact(hidden));
+            for ((dgate, dy), row) in each.zip(tile.rows.clone()) {
+                for (dgate, place) in dgate.iter_mut().zip(assignment.places(row)) {
+                    let h = &state[place.state_row * hidden..][..hidden];
+                    self.kernels.dot_rows(std::slice::from_mut(dgate), dy, h);
+                }
+            }
+            (self.config.top_k, 1)
+        } else {
+            let places = assignment.places(tile.rows.start);
+            for (dgate, first) in dgate.chunks_exact_mut(rows).zip(places) {
+                self.kernels.dot_rows(dgate, dy, &state[first.state_row * hidden..][..dy.len()]);
+            }
+            (1, rows)
+        };
+        for (i, (row, dscore)) in tile.rows.clone().zip(dscore.chunks_exact_mut(padded(experts))).enumerate()
+        {
+            let active = &active[row * experts..][..experts];
+            let mut dgates = dgate[i * row_stride..].iter().step_by(expert_stride);
+            for (dscore, active) in dscore.iter_mut().zip(active) {
+                *dscore = if *active { *dgates.next().expect("a gate each active expert") } else { 0.0 };
+            }
+            let probabilities = &probabilities[row * padded(experts)..][..experts];
+            route_backward(probabilities, active, &mut dscore[..experts]);
+        }
+    }
+
+    /// dX = dY (· W_residual) + dscore · W_router
+    fn input_gradient(&self, dx: &mut [f32], rows: &Range<usize>, dy: &[f32], dscore: &[f32]) {
         let (config, kernels, hidden) = (self.config, self.kernels, padded(self.config.hidden));
         let dy = &dy[rows.start * hidden..rows.end * hidden];
         match self.transposed.residual(self.index) {
@@ -310,19 +362,60 @@ impl Layer<'_> {
         let dscore = &dscore[rows.start * stride..rows.end * stride];
         let router = self.transposed.router(self.index);
         kernels.gemm(dx, dscore, router, config.experts, Epilogue::Accumulate);
-        for expert in 0..config.experts {
-            let tile = |all| &Self::expert_rows(self, all, expert)[rows.start * hidden..rows.end * hidden];
-            let update = self.transposed.update_gate(self.index, expert);
-            kernels.gemm(dx, tile(&buffers.update), update, config.hidden, Epilogue::Accumulate);
-            let candidate = self.transposed.candidate(self.index, expert);
-            kernels.gemm(dx, tile(&buffers.candidate), candidate, config.hidden, Epilogue::Accumulate);
+    }
+
+    /// dX += Σ_e dz_e · W_update,e + da_e · W_candidate,e, in the order of the experts.
+    fn experts_input_gradient(
+        &self,
+        dx: &mut [f32],
+        rows: &Range<usize>,
+        expert_inputs: &[f32],
+        buffers: &LayerBuffers,
+    ) {
+        let (config, kernels, hidden) = (self.config, self.kernels, padded(self.config.hidden));
+        let LayerBuffers { assignment, update, candidate, .. } = buffers;
+        if assignment.gathers() {
+            let width = padded(config.input_width(self.index));
+            for (dx, row) in dx.chunks_exact_mut(width).zip(rows.clone()) {
+                for place in assignment.places(row) {
+                    let expert_input = &expert_inputs[place.row * width..][..width];
+                    kernels.add_scaled_rows(dx, expert_input, &[1.0]);
+                }
+            }
+        } else {
+            for (expert, first) in assignment.places(rows.start).iter().enumerate() {
+                let tile = first.row * hidden..(first.row + rows.len()) * hidden;
+                let weights = self.transposed.update_gate(self.index, expert);
+                kernels.gemm(dx, &update[tile.clone()], weights, config.hidden, Epilogue::Accumulate);
+                let weights = self.transposed.candidate(self.index, expert);
+                kernels.gemm(dx, &candidate[tile], weights, config.hidden, Epilogue::Accumulate);
+            }
         }
     }
 
-    /// Gradient of a matrix and a bias that turned the layer's input into something of gradient `dy`.
-    fn linear_gradient(&self, weight: &mut [Line], bias: &mut [Line], dy: &[f32]) {
+    /// Gradient of an expert's matrix and bias; `dy` is `[N, Hp]`.
+    fn expert_gradient(
+        &self,
+        weight: &mut [Line],
+        bias: &mut [Line],
+        dy: &[f32],
+        buffers: &LayerBuffers,
+        expert: usize,
+    ) {
+        let (hidden, width) = (padded(self.config.hidden), padded(self.config.input_width(self.index)));
+        let rows = buffers.assignment.rows_of(expert);
+        let x = if buffers.assignment.gathers() {
+            &buffers.gathered[rows.start * width..rows.end * width]
+        } else {
+            self.input
+        };
+        self.linear_gradient(weight, bias, &dy[rows.start * hidden..rows.end * hidden], x);
+    }
+
+    /// Gradient of a matrix and a bias that turned `x` into something of gradient `dy`.
+    fn linear_gradient(&self, weight: &mut [Line], bias: &mut [Line], dy: &[f32], x: &[f32]) {
         let (stride, depth) = (bias.len() * 16, self.config.input_width(self.index));
-        let x = &self.input[..dy.len() / stride * padded(depth)];
+        let x = &x[..dy.len() / stride * padded(depth)];
         self.kernels.weight_gradient(weight, 0, dy, stride, x, depth);
         self.kernels.bias_gradient(bias, dy);
     }
@@ -330,19 +423,16 @@ impl Layer<'_> {
     /// dW_recurrent = Σ_t da_tᵀ h_{t-1}
     fn recurrent_gradient(&self, weight: &mut [Line], buffers: &LayerBuffers, expert: usize) {
         let hidden = padded(self.config.hidden);
-        let da = self.expert_rows(&buffers.candidate, expert);
-        let states = &buffers.state[expert * self.geometry.state_rows() * hidden..];
-        for part in &self.geometry.parts {
-            let da = &da[part.rows.start * hidden..part.rows.end * hidden];
-            let before = &states[part.state_rows.start * hidden..][..da.len()];
-            self.kernels.weight_gradient(weight, 0, da, hidden, before, self.config.hidden);
+        let LayerBuffers { assignment, candidate, state, .. } = buffers;
+        for block in assignment.blocks_of(expert) {
+            let da = &candidate[block.rows.start * hidden..block.rows.end * hidden];
+            let states = &state[block.state_rows.start * hidden..block.state_rows.end * hidden];
+            for run in assignment.runs(block) {
+                let da = &da[run.rows.start * hidden..run.rows.end * hidden];
+                let before = &states[run.state_rows.start * hidden..][..da.len()];
+                self.kernels.weight_gradient(weight, 0, da, hidden, before, self.config.hidden);
+            }
         }
-    }
-
-    /// Expert `expert`'s rows `[M, Hp]` of a buffer `[E, M, Hp]`.
-    fn expert_rows<'b>(&self, all: &'b [f32], expert: usize) -> &'b [f32] {
-        let length = self.geometry.rows() * padded(self.config.hidden);
-        &all[expert * length..][..length]
     }
 }
 

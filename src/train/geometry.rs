@@ -26,16 +26,12 @@ pub struct Geometry {
 pub struct Part {
     pub streams: Range<usize>,
     pub rows: Range<usize>,
-    /// Its rows in the state buffer, which has one step more than the chunk: the state before it.
-    pub state_rows: Range<usize>,
 }
 
 /// Some neighbouring rows of one part.
 #[derive(Clone, Debug)]
 pub struct Tile {
     pub rows: Range<usize>,
-    /// Rows of the states after those steps in the state buffer.
-    pub state_rows: Range<usize>,
 }
 
 impl Geometry {
@@ -45,13 +41,11 @@ impl Geometry {
         for first in (0..batch).step_by(PART_STREAMS) {
             let streams = first..batch.min(first + PART_STREAMS);
             let rows = first * steps..streams.end * steps;
-            let state_rows = first * (steps + 1)..streams.end * (steps + 1);
             for start in rows.clone().step_by(TILE_ROWS) {
                 let end = rows.end.min(start + TILE_ROWS);
-                let shift = state_rows.start + streams.len() - rows.start;
-                tiles.push(Tile { rows: start..end, state_rows: start + shift..end + shift });
+                tiles.push(Tile { rows: start..end });
             }
-            parts.push(Part { streams, rows, state_rows });
+            parts.push(Part { streams, rows });
         }
         Geometry { batch, steps, parts, tiles }
     }
@@ -59,16 +53,6 @@ impl Geometry {
     /// Rows of every activation buffer.
     pub fn rows(&self) -> usize {
         self.batch * self.steps
-    }
-
-    /// Rows of one expert's state buffer.
-    pub fn state_rows(&self) -> usize {
-        self.batch * (self.steps + 1)
-    }
-
-    /// Lengths of each part's slice in a buffer of `width` columns, for each of `experts` experts.
-    pub fn part_lengths(&self, experts: usize, width: usize) -> impl Iterator<Item = usize> {
-        (0..experts).flat_map(move |_| self.parts.iter().map(move |part| part.rows.len() * width))
     }
 
     /// Lengths of each tile's slice in a buffer of `width` columns.
@@ -107,18 +91,6 @@ mod tests {
             assert!(seen.iter().all(|&count| count == 1));
             let tiled: Vec<usize> = geometry.tiles.iter().flat_map(|tile| tile.rows.clone()).collect();
             assert_eq!(tiled, (0..geometry.rows()).collect::<Vec<_>>());
-            let states: Vec<usize> = geometry.parts.iter().flat_map(|part| part.state_rows.clone()).collect();
-            assert_eq!(states, (0..geometry.state_rows()).collect::<Vec<_>>());
-            for part in &geometry.parts {
-                let after: Vec<usize> = geometry
-                    .tiles
-                    .iter()
-                    .filter(|tile| part.rows.contains(&tile.rows.start))
-                    .flat_map(|tile| tile.state_rows.clone())
-                    .collect();
-                let first = part.state_rows.start + part.streams.len();
-                assert_eq!(after, (first..part.state_rows.end).collect::<Vec<_>>());
-            }
         }
     }
 }

@@ -1,8 +1,10 @@
 //! `metrics.jsonl`: one JSON object a line.
 
 use super::folder::RunFolder;
+use super::network::Network;
 use super::trainer::StepReport;
 use crate::checkpoint::{Record, Validation};
+use crate::model::ModelConfig;
 use serde::Serialize;
 
 /// Seconds between lines; validations always get one.
@@ -14,6 +16,9 @@ pub struct Metrics {
     steps: u64,
     seconds: f64,
     tokens: u64,
+    rows: u64,
+    experts: usize,
+    expert_rows: Vec<u64>, // [L, E] rows that each expert computed; empty if all compute every row
 }
 
 #[derive(Serialize)]
@@ -24,10 +29,18 @@ struct Entry {
     seconds: f64,
     tokens_per_second: f64,
     loss: f64,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    last_step: Option<StepEntry>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    gradient_norm: Option<f64>,
+    expert_load: Option<Vec<Vec<f64>>>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     validation: Option<ValidationEntry>,
+}
+
+#[derive(Serialize)]
+struct StepEntry {
+    gradient_norm: f64,
+    largest_state: f32,
 }
 
 #[derive(Serialize)]
@@ -38,18 +51,29 @@ struct ValidationEntry {
 }
 
 impl Metrics {
-    /// Starts counting at `record`.
-    pub fn new(record: &Record) -> Self {
-        Metrics { sum: 0.0, steps: 0, seconds: record.seconds, tokens: record.tokens }
+    /// Starts counting at `record`, for a model of configuration `config`.
+    pub fn new(record: &Record, config: &ModelConfig) -> Self {
+        let sparse = config.top_k < config.experts;
+        Metrics {
+            sum: 0.0,
+            steps: 0,
+            seconds: record.seconds,
+            tokens: record.tokens,
+            rows: 0,
+            experts: config.experts,
+            expert_rows: vec![0; if sparse { config.layers * config.experts } else { 0 }],
+        }
     }
 
-    /// Takes a step into account, and writes a line if it is time to.
-    pub fn step(&mut self, folder: &mut RunFolder, record: &Record, report: &StepReport) {
+    /// Takes a step, just made by `network`, into account, and writes a line if it is time to.
+    pub fn step(&mut self, folder: &mut RunFolder, record: &Record, report: &StepReport, network: &Network) {
         self.sum += report.loss;
         self.steps += 1;
+        self.rows += network.rows() as u64;
+        network.count_expert_rows(&mut self.expert_rows);
         if record.seconds - self.seconds >= INTERVAL {
-            let gradient_norm = Some(report.gradient_norm);
-            self.write(folder, record, gradient_norm, None);
+            let StepReport { gradient_norm, largest_state, .. } = *report;
+            self.write(folder, record, Some(StepEntry { gradient_norm, largest_state }), None);
         }
     }
 
@@ -67,7 +91,7 @@ impl Metrics {
         &mut self,
         folder: &mut RunFolder,
         record: &Record,
-        gradient_norm: Option<f64>,
+        last_step: Option<StepEntry>,
         validation: Option<ValidationEntry>,
     ) {
         let loss = if self.steps == 0 { record.loss } else { self.sum / self.steps as f64 };
@@ -81,13 +105,24 @@ impl Metrics {
             seconds: record.seconds,
             tokens_per_second: tokens as f64 / seconds,
             loss,
-            gradient_norm,
+            last_step,
+            expert_load: self.expert_load(),
             validation,
         };
         if let Ok(line) = serde_json::to_string(&entry) {
             // The metrics are an extra: a full disk must not end the training that fills it.
             let _ = folder.log(&line);
         }
-        *self = Metrics::new(record);
+        (self.sum, self.steps, self.rows) = (0.0, 0, 0);
+        (self.seconds, self.tokens) = (record.seconds, record.tokens);
+        self.expert_rows.fill(0);
+    }
+
+    /// For each layer, the share of tokens for which each expert was active.
+    fn expert_load(&self) -> Option<Vec<Vec<f64>>> {
+        let known = !self.expert_rows.is_empty() && self.rows > 0;
+        let share = |&rows: &u64| (rows as f64 / self.rows as f64 * 1e4).round() / 1e4;
+        let layers = self.expert_rows.chunks_exact(self.experts);
+        known.then(|| layers.map(|layer| layer.iter().map(share).collect()).collect())
     }
 }

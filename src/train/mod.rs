@@ -1,5 +1,6 @@
 //! Training: data streams, the forward and backward pass over a chunk, the optimizer and the run.
 
+mod assignment;
 mod backward;
 mod corpus;
 mod data;

@@ -4,7 +4,8 @@
 //! recurrent product is sequential, and it runs expert by expert, so that an expert's recurrent matrix
 //! stays in the L1 cache for all of its steps.
 
-use super::geometry::{Geometry, split_mut};
+use super::assignment::Assignment;
+use super::geometry::{Geometry, Tile, split_mut};
 use crate::model::router::route;
 use crate::model::{LayerLayout, ModelConfig, Weights};
 use rayon::prelude::*;
@@ -26,16 +27,40 @@ pub struct Network {
     pub(super) logits: Vec<f32>,      // [HEAD_ROWS, Vp]
 }
 
-/// What one layer's forward pass leaves for its backward pass. M = T * B rows.
+/// What one layer's forward pass leaves for its backward pass. M = T * B rows, of which the experts, each for
+/// itself, compute N = k * M.
 pub(super) struct LayerBuffers {
     pub probabilities: Vec<f32>, // [M, Ep] the router's softmax
     pub active: Vec<bool>,       // [M, E]
-    pub gate: Vec<f32>,          // [E, M] probability if active, else 0
-    pub update: Vec<f32>,        // [E, M, Hp] update gate z, 0 where the expert is inactive
-    pub candidate: Vec<f32>,     // [E, M, Hp] candidate before gelu
-    pub state: Vec<f32>,         // [E, B * (T + 1), Hp] each part: the state before it, then after each step
-    pub sum: Vec<f32>,           // [M, Hp] mixture plus residual, before the norm
-    pub inverse_rms: Vec<f32>,   // [M]
+    pub assignment: Assignment,
+    pub gathered: Vec<f32>, // [N, Dp] the layer's input in the experts' rows; empty if k = E
+    pub gate: Vec<f32>,     // [N] probability
+    pub update: Vec<f32>,   // [N, Hp] update gate z
+    pub candidate: Vec<f32>, // [N, Hp] candidate before gelu
+    pub state: Vec<f32>,    // [E * B + N, Hp] each block: the states before it, then after each row
+    pub sum: Vec<f32>,      // [M, Hp] mixture plus residual, before the norm
+    pub inverse_rms: Vec<f32>, // [M]
+}
+
+impl LayerBuffers {
+    fn new(config: &ModelConfig, layer: usize, batch: usize, steps: usize) -> Self {
+        let (rows, hidden, experts) = (batch * steps, padded(config.hidden), config.experts);
+        let assignment = Assignment::new(experts, config.top_k);
+        let computed = rows * config.top_k;
+        let gathered = if assignment.gathers() { computed * padded(config.input_width(layer)) } else { 0 };
+        LayerBuffers {
+            probabilities: vec![0.0; rows * padded(experts)],
+            active: vec![false; rows * experts],
+            assignment,
+            gathered: vec![0.0; gathered],
+            gate: vec![0.0; computed],
+            update: vec![0.0; computed * hidden],
+            candidate: vec![0.0; computed * hidden],
+            state: vec![0.0; (experts * batch + computed) * hidden],
+            sum: vec![0.0; rows * hidden],
+            inverse_rms: vec![0.0; rows],
+        }
+    }
 }
 
 /// Dropout of one training step: the probability to drop, and the key its masks derive from.
@@ -65,25 +90,15 @@ impl Dropout {
 impl Network {
     /// Buffers for chunks of at most `steps` steps of `batch` streams.
     pub fn new(config: ModelConfig, kernels: &'static Kernels, batch: usize, steps: usize) -> Self {
-        let (rows, hidden, experts) = (batch * steps, padded(config.hidden), config.experts);
-        let layer = || LayerBuffers {
-            probabilities: vec![0.0; rows * padded(experts)],
-            active: vec![false; rows * experts],
-            gate: vec![0.0; experts * rows],
-            update: vec![0.0; experts * rows * hidden],
-            candidate: vec![0.0; experts * rows * hidden],
-            state: vec![0.0; experts * batch * (steps + 1) * hidden],
-            sum: vec![0.0; rows * hidden],
-            inverse_rms: vec![0.0; rows],
-        };
+        let (rows, hidden) = (batch * steps, padded(config.hidden));
         Network {
             kernels,
             config,
             geometry: Geometry::new(batch, steps),
             max_steps: steps,
-            layers: (0..config.layers).map(|_| layer()).collect(),
+            layers: (0..config.layers).map(|i| LayerBuffers::new(&config, i, batch, steps)).collect(),
             inputs: (0..=config.layers).map(|i| vec![0.0; rows * padded(config.input_width(i))]).collect(),
-            carried: vec![0.0; config.layers * experts * batch * hidden],
+            carried: vec![0.0; config.layers * config.experts * batch * hidden],
             logits: vec![0.0; HEAD_ROWS.min(rows) * padded(config.vocabulary)],
         }
     }
@@ -91,6 +106,11 @@ impl Network {
     /// Streams read side by side.
     pub fn batch(&self) -> usize {
         self.geometry.batch
+    }
+
+    /// Rows of the last chunk.
+    pub fn rows(&self) -> usize {
+        self.geometry.rows()
     }
 
     /// The state carried to the next chunk, `[L, E, B, padded(H)]`.
@@ -101,6 +121,15 @@ impl Network {
     /// The largest magnitude in the carried state.
     pub fn largest_state(&self) -> f32 {
         self.carried.iter().fold(0.0, |max, h| if h.abs() > max || h.is_nan() { h.abs() } else { max })
+    }
+
+    /// Adds to `rows` `[L, E]` the rows of the last chunk that each expert computed.
+    pub fn count_expert_rows(&self, rows: &mut [u64]) {
+        for (layer, rows) in self.layers.iter().zip(rows.chunks_exact_mut(self.config.experts)) {
+            for (expert, rows) in rows.iter_mut().enumerate() {
+                *rows += layer.assignment.rows_of(expert).len() as u64;
+            }
+        }
     }
 
     /// Puts tokens of a chunk, given stream by stream (`[B, T]`), into the order of the rows.
@@ -174,6 +203,7 @@ impl Network {
         let buffers = &mut self.layers[i];
         let layer_state = self.config.experts * self.geometry.batch * padded(self.config.hidden);
         pass.route(buffers);
+        buffers.assignment.assign(&self.geometry, &buffers.active);
         pass.recur(buffers, &mut self.carried[i * layer_state..][..layer_state]);
         pass.mix(buffers, &mut after[0], dropout, i + 1);
     }
@@ -209,48 +239,50 @@ impl LayerPass<'_> {
         });
     }
 
-    /// Gates, candidates and states: one task an expert and part.
+    /// Gates, candidates and states: one task a block.
     fn recur(&self, buffers: &mut LayerBuffers, carried: &mut [f32]) {
-        let (experts, hidden, geometry) = (self.config.experts, padded(self.config.hidden), self.geometry);
-        let parts = geometry.parts.len();
-        let part_lengths = |width| geometry.part_lengths(experts, width);
-        let repeated = || (0..experts).flat_map(|_| &geometry.parts);
-        let state_lengths = repeated().map(|part| part.state_rows.len() * hidden);
-        let carried_lengths = repeated().map(|part| part.streams.len() * hidden);
-        let updates = split_mut(&mut buffers.update, part_lengths(hidden));
-        let candidates = split_mut(&mut buffers.candidate, part_lengths(hidden));
-        let gates = split_mut(&mut buffers.gate, part_lengths(1));
-        let states = split_mut(&mut buffers.state, state_lengths);
-        let carried = split_mut(carried, carried_lengths);
-        let (probabilities, active) = (&buffers.probabilities, &buffers.active);
+        let (experts, batch) = (self.config.experts, self.geometry.batch);
+        let (hidden, width) = (padded(self.config.hidden), padded(self.input_width));
+        let LayerBuffers { probabilities, assignment, gathered, gate, update, candidate, state, .. } =
+            buffers;
+        let gathered_width = if assignment.gathers() { width } else { 0 };
+        let rooms = split_mut(gathered, assignment.row_lengths(gathered_width));
+        let gates = split_mut(gate, assignment.row_lengths(1));
+        let updates = split_mut(update, assignment.row_lengths(hidden));
+        let candidates = split_mut(candidate, assignment.row_lengths(hidden));
+        let states = split_mut(state, assignment.state_lengths(hidden));
+        let before: &[f32] = carried;
 
-        let tasks = updates.into_par_iter().zip(candidates).zip(gates).zip(states).zip(carried).enumerate();
-        tasks.for_each(|(task, ((((update, candidate), gate), state), carried))| {
-            let (expert, part) = (task / parts, &geometry.parts[task % parts]);
-            state[..carried.len()].copy_from_slice(carried);
-            self.input_products(expert, part.rows.start, update, candidate);
-            for (i, row) in part.rows.clone().enumerate() {
-                if active[row * experts + expert] {
-                    gate[i] = probabilities[row * padded(experts) + expert];
-                } else {
-                    gate[i] = 0.0;
-                    // A closed update gate holds the state: exactly what an inactive expert does.
-                    update[i * hidden..][..hidden].fill(0.0);
-                }
+        let tasks = assignment.blocks.par_iter().zip(rooms).zip(gates).zip(updates).zip(candidates);
+        tasks.zip(states).for_each(|(((((block, room), gate), update), candidate), state)| {
+            let x = assignment.gather(block, self.input, width, room);
+            self.input_products(block.expert, x, update, candidate);
+            for (gate, row) in gate.iter_mut().zip(assignment.sources(block)) {
+                *gate = probabilities[row * padded(experts) + block.expert];
+            }
+            for (state, stream) in state.chunks_exact_mut(hidden).zip(assignment.streams(block)) {
+                state.copy_from_slice(&before[(block.expert * batch + stream) * hidden..][..hidden]);
             }
             let lines = hidden / 16 * self.config.hidden;
-            let recurrent = &self.weights.get(&self.layer.recurrent)[expert * lines..][..lines];
-            let streams = part.streams.len();
-            self.kernels.cell_forward(state, candidate, update, recurrent, streams, self.config.hidden);
-            carried.copy_from_slice(&state[state.len() - carried.len()..]);
+            let recurrent = &self.weights.get(&self.layer.recurrent)[block.expert * lines..][..lines];
+            for run in assignment.runs(block) {
+                let rows = run.rows.start * hidden..run.rows.end * hidden;
+                let state = &mut state[run.state_rows.start * hidden..run.state_rows.end * hidden];
+                let (candidate, update) = (&mut candidate[rows.clone()], &update[rows]);
+                self.kernels.cell_forward(state, candidate, update, recurrent, run.batch, self.config.hidden);
+            }
         });
+        for block in &assignment.blocks {
+            for (stream, &last) in assignment.streams(block).iter().zip(assignment.last_states(block)) {
+                let after = &state[last * hidden..][..hidden];
+                carried[(block.expert * batch + stream) * hidden..][..hidden].copy_from_slice(after);
+            }
+        }
     }
 
-    /// z = sigmoid(W_update x + b) and W_candidate x + b for the rows from `first` on.
-    fn input_products(&self, expert: usize, first: usize, update: &mut [f32], candidate: &mut [f32]) {
-        let (hidden, width) = (padded(self.config.hidden), padded(self.input_width));
-        let rows = update.len() / hidden;
-        let x = &self.input[first * width..][..rows * width];
+    /// z = sigmoid(W_update x + b) and W_candidate x + b of one expert.
+    fn input_products(&self, expert: usize, x: &[f32], update: &mut [f32], candidate: &mut [f32]) {
+        let hidden = padded(self.config.hidden);
         let lines = hidden / 16 * self.input_width;
         let panels = |range| &self.weights.get(range)[expert * lines..][..lines];
         let bias = |range| &self.weights.get(range)[expert * hidden / 16..][..hidden / 16];
@@ -266,7 +298,7 @@ impl LayerPass<'_> {
         let sums = split_mut(&mut buffers.sum, geometry.tile_lengths(hidden));
         let inverse_rms = split_mut(&mut buffers.inverse_rms, geometry.tile_lengths(1));
         let outputs = split_mut(output, geometry.tile_lengths(hidden));
-        let (states, gates) = (&buffers.state, &buffers.gate);
+        let (assignment, states, gates) = (&buffers.assignment, &buffers.state[..], &buffers.gate[..]);
         let tasks = geometry.tiles.par_iter().zip(sums).zip(inverse_rms).zip(outputs);
         tasks.for_each(|(((tile, sum), inverse_rms), output)| {
             let x = &self.input[tile.rows.start * width..tile.rows.end * width];
@@ -277,16 +309,36 @@ impl LayerPass<'_> {
                     self.kernels.gemm(sum, x, self.weights.get(weight), self.input_width, bias);
                 }
             }
-            for expert in 0..self.config.experts {
-                let first = expert * geometry.state_rows() + tile.state_rows.start;
-                let h = &states[first * hidden..][..sum.len()];
-                let gate = &gates[expert * geometry.rows()..][tile.rows.clone()];
-                self.kernels.add_scaled_rows(sum, h, gate);
-            }
+            self.add_states(sum, tile, assignment, states, gates);
             let gain = self.weights.get(&self.layer.norm);
             let eps = self.config.eps_rmsnorm;
             self.kernels.rms_norm(output, inverse_rms, sum, gain, self.config.hidden, eps);
             Dropout::apply(dropout, self.kernels, output, site, tile.rows.start * hidden);
         });
+    }
+
+    /// sum += Σ_e gate_e h_e for the rows of a tile, in the order of the experts.
+    fn add_states(
+        &self,
+        sum: &mut [f32],
+        tile: &Tile,
+        assignment: &Assignment,
+        states: &[f32],
+        gates: &[f32],
+    ) {
+        let hidden = padded(self.config.hidden);
+        if assignment.gathers() {
+            for (sum, row) in sum.chunks_exact_mut(hidden).zip(tile.rows.clone()) {
+                for place in assignment.places(row) {
+                    let h = &states[place.state_row * hidden..][..hidden];
+                    self.kernels.add_scaled_rows(sum, h, &gates[place.row..=place.row]);
+                }
+            }
+        } else {
+            for first in assignment.places(tile.rows.start) {
+                let h = &states[first.state_row * hidden..][..sum.len()];
+                self.kernels.add_scaled_rows(sum, h, &gates[first.row..][..tile.rows.len()]);
+            }
+        }
     }
 }

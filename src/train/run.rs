@@ -227,7 +227,7 @@ impl Run {
             validated: now,
             validation_took: Duration::ZERO,
         };
-        let metrics = Metrics::new(&record);
+        let metrics = Metrics::new(&record, &config);
         folder.begin()?;
         Ok(Run {
             config,
@@ -298,7 +298,7 @@ impl Run {
                 self.trainer.network().carried_state().fill(0.0);
             }
             let done = self.progress().done;
-            self.metrics.step(&mut self.folder, &self.record, &report);
+            self.metrics.step(&mut self.folder, &self.record, &report, self.trainer.network());
             observe(Event::Step { record: &self.record, report: &report, done });
             self.look_after(epoch_ended, observe);
         }

@@ -32,6 +32,8 @@ pub struct StepReport {
     pub loss: f64,
     /// Norm of the gradient before clipping.
     pub gradient_norm: f64,
+    /// The largest magnitude of a state at the chunk's end.
+    pub largest_state: f32,
     /// Whether the weights were updated: not if the loss or the gradient was not finite.
     pub updated: bool,
 }
@@ -83,10 +85,11 @@ impl Trainer {
         if updated {
             threads.install(|| optimizer.update(kernels, weights, gradient, gradient_norm, update));
         }
+        let largest_state = self.network.largest_state();
         // A state that runs away within a chunk starts the next one from here, and the penalty on it
         // (see `backward`) has time to work.
         self.network.carried_state().iter_mut().for_each(|h| *h = h.clamp(-CARRIED_BOUND, CARRIED_BOUND));
-        StepReport { loss, gradient_norm, updated }
+        StepReport { loss, gradient_norm, largest_state, updated }
     }
 
     /// Mean loss of a chunk, nats a token; leaves its gradient in [`Trainer::last_gradient`].

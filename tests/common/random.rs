@@ -45,20 +45,25 @@ impl Case {
     /// Whether every active expert's score is at least 4e-3 above every inactive one's, so that neither
     /// rounding nor a small change of a parameter changes the choice.
     pub fn is_decided(&self) -> bool {
-        self.forward().unwrap().steps.iter().flatten().all(|step| {
-            let scores = |active| {
-                let chosen = step.scores.iter().zip(&step.active).filter(move |(_, is)| **is == active);
-                chosen.map(|(&score, _)| score)
-            };
-            scores(true).fold(f64::INFINITY, f64::min) - scores(false).fold(f64::NEG_INFINITY, f64::max)
-                >= 4e-3
-        })
+        margin(&self.forward().unwrap()) >= 4e-3
     }
 
     /// The reference's forward pass, with loss.
     pub fn forward(&self) -> Result<Forward<f64>, ReferenceError> {
         forward(&self.config, &self.parameters, &self.tokens, Some(&self.targets), &self.states)
     }
+}
+
+/// How far every active expert's score is above every inactive one's, at least.
+pub fn margin(forward: &Forward<f64>) -> f64 {
+    let each = forward.steps.iter().flatten().map(|step| {
+        let scores = |active| {
+            let chosen = step.scores.iter().zip(&step.active).filter(move |(_, is)| **is == active);
+            chosen.map(|(&score, _)| score)
+        };
+        scores(true).fold(f64::INFINITY, f64::min) - scores(false).fold(f64::NEG_INFINITY, f64::max)
+    });
+    each.fold(f64::INFINITY, f64::min)
 }
 
 /// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
