@@ -191,8 +191,8 @@ fn reading_together_one_by_one_on_threads_or_in_a_batch_is_the_same() {
             let mut batch = model.batch(3);
             batch.feed(&[EOS, EOS, EOS]);
             (0..3).for_each(|text| batch.reset(text));
-            for step in 0..35 {
-                batch.feed(&[texts[0][step], texts[1][step], texts[2][step]]);
+            for ((&a, &b), &c) in texts[0].iter().zip(texts[1]).zip(texts[2]) {
+                batch.feed(&[a, b, c]);
             }
             for (text, tokens) in texts.iter().enumerate() {
                 let alone = logits(&model, tokens, 35);

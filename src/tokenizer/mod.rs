@@ -64,7 +64,7 @@ pub struct Tokenizer {
     /// The ids of left, right and merged token of each merge, by rank. // [M, 3]
     pub merges: Vec<u32>,
     /// A hash table from (left, right) to the merge: the rank in each slot, or `u32::MAX` if it is empty.
-    /// The number of slots is a power of two greater than M. // [slots]
+    /// The number of slots is a power of two greater than M. // `[slots]`
     pub merge_slots: Vec<u32>,
 }
 

@@ -103,9 +103,10 @@ macro_rules! integer_products {
     ($token:ident $attributes:tt $name:literal $description:literal, $base:expr) => {
         pub(super) const TABLE: crate::table::Table = crate::table::Table { gemm_q8, gemm_q4, ..$base };
 
-        // SAFETY: as for the base, `detect` asks for the instruction set too.
-        static KERNELS: crate::kernels::Kernels =
-            unsafe { crate::kernels::Kernels::plug($name, $description, TABLE) };
+        static KERNELS: crate::kernels::Kernels = {
+            // SAFETY: as for the base, `detect` asks for the instruction set too.
+            unsafe { crate::kernels::Kernels::plug($name, $description, TABLE) }
+        };
 
         crate::isa::entry! { $token $attributes gemm_q8(
             out: &mut [f32], a: Quantized<'_>, weights: &[CodeLine], scales: &[Line], depth: usize,
