@@ -228,6 +228,7 @@ impl<S: Simd> Simd for Unfused<S> {
         select_less(a: S::Vector, b: S::Vector, yes: S::Vector, no: S::Vector) -> S::Vector;
         shift_into_exponent(a: S::Vector) -> S::Vector;
         store_low_bytes(bytes: &mut [i8; PANEL_ROWS], a: S::Vector);
+        reduce_max(vector: S::Vector) -> f32;
     }
 }
 

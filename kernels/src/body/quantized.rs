@@ -369,11 +369,15 @@ pub(crate) fn quantize_rows<S: Simd>(
             largest = s.max(s.abs(lanes), largest);
             poison = s.add(poison, s.mul(lanes, s.splat(0.0)));
         }
-        // Zero, or NaN if a value is not finite.
-        let poison = s.reduce_add(poison);
-        let largest = if poison.is_nan() { 0.0 } else { s.reduce_max(largest) };
-        let is_zero = largest < LEAST_MAGNITUDE;
-        *scale = if is_zero { poison } else { largest / 127.0 };
+        // The poison is zero, or NaN where a value is not finite.
+        let largest = s.select_less(poison, s.splat(1.0), largest, s.splat(f32::INFINITY));
+        let largest = s.reduce_max(largest);
+        let is_zero = largest < LEAST_MAGNITUDE || largest == f32::INFINITY;
+        *scale = match largest {
+            f32::INFINITY => f32::NAN,
+            _ if is_zero => 0.0,
+            _ => largest / 127.0,
+        };
         let inverse = s.splat(if is_zero { 0.0 } else { 127.0 / largest });
         for (lanes, codes) in lines.iter().zip(codes.as_chunks_mut::<PANEL_ROWS>().0) {
             if is_zero {
@@ -382,8 +386,12 @@ pub(crate) fn quantize_rows<S: Simd>(
                 s.store_low_bytes(codes, s.add(s.mul(s.load(lanes), inverse), s.splat(ROUND)));
             }
         }
-        for (sum, codes) in sums.iter_mut().zip(codes.chunks(GROUP)) {
+        let (whole, rest) = codes.as_chunks::<GROUP>();
+        for (sum, codes) in sums.iter_mut().zip(whole) {
             *sum = codes.iter().map(|&code| i32::from(code)).sum();
+        }
+        if let (Some(sum), false) = (sums.get_mut(whole.len()), rest.is_empty()) {
+            *sum = rest.iter().map(|&code| i32::from(code)).sum();
         }
     }
 }

@@ -90,6 +90,17 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn reduce_max(self, vector: [__m256; 2]) -> f32 {
+        // SAFETY: `self` proves AVX2.
+        unsafe {
+            let eight = _mm256_max_ps(vector[0], vector[1]);
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+
+    #[inline(always)]
     fn store_low_bytes(self, bytes: &mut [i8; PANEL_ROWS], a: [__m256; 2]) {
         // SAFETY: `self` proves AVX2, and 16 bytes can be written.
         unsafe {

@@ -89,6 +89,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn reduce_max(self, vector: __m512) -> f32 {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_reduce_max_ps(vector) }
+    }
+
+    #[inline(always)]
     fn store_low_bytes(self, bytes: &mut [i8; PANEL_ROWS], a: __m512) {
         // SAFETY: `self` proves AVX-512, and 16 bytes can be written.
         unsafe {

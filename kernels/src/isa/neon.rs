@@ -112,6 +112,12 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    fn reduce_max(self, [a, b, c, d]: [float32x4_t; 4]) -> f32 {
+        // SAFETY: `self` proves NEON.
+        unsafe { vmaxvq_f32(vmaxq_f32(vmaxq_f32(a, b), vmaxq_f32(c, d))) }
+    }
+
+    #[inline(always)]
     fn store_low_bytes(self, bytes: &mut [i8; PANEL_ROWS], a: [float32x4_t; 4]) {
         // SAFETY: `self` proves NEON, and 16 bytes can be written.
         unsafe {
