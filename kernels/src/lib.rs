@@ -14,7 +14,7 @@
 //! multiply-add (`avx512`, `avx2`, `neon` and their variants) give the same bits: a model trains alike on all of
 //! them; `wide` and `scalar` round differently. The operations that quantized models are run with give the same
 //! bits everywhere, because they are exact or unfused: `gemm_q8`, `gemm_q4`, `gemm_unfused`, `quantize_rows`,
-//! `softmax`, `cell_step`, `add_scaled_rows` and `rms_norm`.
+//! `dequantize_q8`, `dequantize_q4`, `widen_f16`, `softmax`, `cell_step`, `add_scaled_rows` and `rms_norm`.
 //!
 //! ```
 //! use shoestring_kernels::{Epilogue, Kernels, Line, pack_panels, padded, panel_lines};

@@ -222,7 +222,7 @@ impl Kernels {
         unsafe { (self.table.gemm_q4)(out, a, weights, scales, depth, epilogue) }
     }
 
-    /// Quantizes rows of activations: `scale = max|x| / 127`, `code = round(x · 127 / max|x|)`, ties to even.
+    /// Quantizes rows of activations: `scale = max|x| / 127`, `code = round(x · (127 / max|x|))`, ties to even.
     ///
     /// x, codes: [M, padded(K)], padding of x zero; scales: `[M]`; sums: [M, groups(K)], see [`Quantized`];
     /// `depth`: K, at least 1. A row of which no magnitude reaches 1e-30 becomes zero; a row that holds an
@@ -484,7 +484,8 @@ elementwise! {
 impl Kernels {
     /// values = softmax(values), one row of any length, in place.
     ///
-    /// A NaN, an infinity, or nothing but negative infinities gives NaN; single negative infinities give 0.
+    /// A NaN, an infinity, or nothing but negative infinities gives NaN; single negative infinities give 0. The
+    /// same bits on every kernel.
     pub fn softmax(&self, values: &mut [f32]) {
         // SAFETY: any slice will do; `self` exists only where its functions can run.
         unsafe { (self.table.softmax)(values) }

@@ -9,7 +9,7 @@
 //!   `j`, the high four that of input `4 + j`, both 0 to 15. A weight is its code less 8, times the scale of its
 //!   row and of the group of [`GROUP`] inputs it is in, an f16.
 //!
-//! Activations are quantized when they come up, each row by itself: int8 codes and one f32 scale.
+//! Activations are quantized when they come up, each row `[K]` by itself: int8 codes and one f32 scale.
 
 use crate::line::{CodeLine, PANEL_ROWS, padded};
 

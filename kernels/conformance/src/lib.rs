@@ -12,10 +12,10 @@
 //! }
 //! ```
 //!
-//! Results are compared with float64, within the rounding errors the operation may have; buffers lie between
-//! [guards](buffers), at every alignment, with lengths around every boundary. A kernel that writes past its
-//! buffer, up to a line, is noticed; one that reads or writes further may crash the process, and
-//! AddressSanitizer then says where.
+//! Results are compared with float64, within the rounding errors the operation may have, or bit for bit with a
+//! plain computation or the reference where an operation promises that. Buffers lie between [guards](buffers), at
+//! every alignment, with lengths around every boundary. A kernel that writes past its buffer, up to a line, is
+//! noticed; one that reads or writes further may crash the process, and AddressSanitizer then says where.
 //!
 //! # Adding a check
 //!
