@@ -170,6 +170,19 @@ fn the_classic_recipe_is_the_documented_one_and_flags_win_over_it() {
 }
 
 #[test]
+fn a_sparse_model_has_a_rate_of_its_own() {
+    let workspace = Workspace::new();
+    let rate = |flags: &[&str]| {
+        workspace.train(&[&["--steps", "1"], flags].concat()).success();
+        workspace.inspect("checkpoints/best.shoe")["recipe"]["lr"].as_f64().unwrap()
+    };
+    assert_eq!(rate(&[]), 0.005);
+    assert_eq!(rate(&["--top-k", "1"]), 0.007);
+    assert_eq!(rate(&["--top-k", "1", "--lr", "0.002"]), 0.002);
+    assert_eq!(rate(&["--top-k", "1", "--recipe", "classic"]), 0.001);
+}
+
+#[test]
 fn several_files_and_folders_are_one_text() {
     let workspace = Workspace::new();
     let text = dialogue(12_000);

@@ -35,10 +35,14 @@ fn training_bytes(config: &ModelConfig, batch_size: usize, seq_length: usize) ->
     let parameters: u64 = shapes(config).iter().map(|(_, shape)| elements(shape)).sum();
     let rows = batch_size as u64 * seq_length as u64;
     let (embedding, hidden) = (padded(config.embedding) as u64, padded(config.hidden) as u64);
-    // Update gate, candidate and state of every expert; the sum and the output of the layer.
-    let layer = 3 * config.experts as u64 * hidden + 2 * hidden;
+    // Update gate, candidate and state of the active experts; the sum and the output of the layer.
+    let (active, widest) = (config.top_k as u64, embedding.max(hidden));
+    let layer = 3 * active * hidden + 2 * hidden;
+    // Inputs gathered for the active experts, and the gradients of their outputs and inputs.
+    let inputs = embedding + (config.layers as u64 - 1) * hidden;
+    let gathered = if config.top_k < config.experts { active * (inputs + hidden + widest) } else { 0 };
     // The embedding, and gradients of a layer's input and output.
-    let activations = rows * (config.layers as u64 * layer + embedding + 2 * embedding.max(hidden));
+    let activations = rows * (config.layers as u64 * layer + gathered + embedding + 2 * widest);
     size_of::<f32>() as u64 * (COPIES * parameters + activations)
 }
 

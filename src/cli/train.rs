@@ -8,7 +8,7 @@ use crate::checkpoint::{Checkpoint, Recipe, RunLength};
 use crate::model::{Layout, ModelConfig};
 use crate::text::Text;
 use crate::tokenizer::{MINIMUM_VOCABULARY, Tokenizer};
-use crate::train::{Corpus, Options, Outcome, Run, RunFolder, classic_recipe, default_recipe};
+use crate::train::{Corpus, Options, Outcome, Run, RunFolder, classic_recipe, default_recipe, sparse_recipe};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use std::io::{IsTerminal, stdin, stdout};
@@ -248,6 +248,7 @@ fn start(args: &TrainArgs, globals: Globals) -> Result<Run> {
     let tokenizer = train_tokenizer(args, &corpus, globals)?;
     let config = new_config(&args.model, tokenizer.view().vocabulary_size())?;
     let mut recipe = match args.training.recipe {
+        None | Some(RecipeName::Default) if config.top_k < config.experts => sparse_recipe(),
         None | Some(RecipeName::Default) => default_recipe(),
         Some(RecipeName::Classic) => classic_recipe(),
     };

@@ -23,5 +23,5 @@ pub use initialise::initialise;
 pub use network::{Dropout, Network};
 pub use optimizer::Update;
 pub use run::{Event, Options, Outcome, Run, TrainError};
-pub use schedule::{Progress, classic_recipe, default_recipe};
+pub use schedule::{Progress, classic_recipe, default_recipe, sparse_recipe};
 pub use trainer::{StepReport, Trainer};

@@ -26,6 +26,12 @@ pub fn default_recipe() -> Recipe {
     }
 }
 
+/// The same for a model with k < E. An expert learns from a part of the tokens only; a higher rate makes up
+/// for some of that, in short runs and long ones (`docs/training.md`).
+pub fn sparse_recipe() -> Recipe {
+    Recipe { lr: 7e-3, ..default_recipe() }
+}
+
 /// The model's documented settings, as its first implementation trained it.
 pub fn classic_recipe() -> Recipe {
     Recipe {
