@@ -55,7 +55,10 @@ pub fn requantize(model: &Model, kind: Kind) -> Requantized {
 }
 
 /// Writes row-major `values` as `tensor` codes them.
-fn write(tensor: &Tensor, lines: &mut [Line], values: &[f32]) {
+///
+/// # Panics
+/// If there are not as many of them as the tensor has elements.
+pub fn write(tensor: &Tensor, lines: &mut [Line], values: &[f32]) {
     match tensor.encoding {
         Encoding::F32 | Encoding::F16 => tensor.write(lines, values),
         Encoding::Q8 | Encoding::Q4 => {

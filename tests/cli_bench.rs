@@ -70,19 +70,39 @@ fn json_has_all_kernels_with_their_peaks_operations_and_the_chosen_ones_model() 
         check_peaks(&kernels["peaks"]);
         let operations = array(&kernels["operations"]);
         operations.iter().for_each(check_operation);
-        for name in ["gemm", "weight_gradient", "cell_forward", "cell_backward", "gelu", "adamw"] {
+        for name in [
+            "gemm",
+            "gemm_f16",
+            "gemm_q8",
+            "gemm_q4",
+            "weight_gradient",
+            "cell_forward",
+            "cell_backward",
+            "gelu",
+            "adamw",
+        ] {
             assert!(operations.iter().any(|operation| operation["operation"] == name), "{name}");
         }
         let chosen = kernels["name"] == report["chosen"];
         assert_eq!(array(&kernels["training"]).is_empty(), !chosen);
-        assert_eq!(kernels["decoding"].is_null(), !chosen);
+        assert_eq!(array(&kernels["decoding"]).is_empty(), !chosen);
         for training in array(&kernels["training"]) {
             positive(&training["tokens_per_second"]);
             positive(&training["share"]);
         }
         if chosen {
             assert_eq!(kernels["training"][0]["threads"], 1);
-            positive(&kernels["decoding"]["tokens_per_second"]);
+            let decoding = array(&kernels["decoding"]);
+            let kinds: Vec<_> =
+                decoding.iter().map(|decoding| decoding["weights"].as_str().unwrap()).collect();
+            assert_eq!(kinds, ["f32", "f16", "q8", "q4"]);
+            for decoding in decoding {
+                for value in
+                    ["tokens_per_second", "layers_us", "prompt_tokens_per_second", "bytes", "gb_per_s"]
+                {
+                    positive(&decoding[value]);
+                }
+            }
         }
     }
 }

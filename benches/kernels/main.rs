@@ -16,6 +16,7 @@ mod peers;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use shoestring::bench::{Operation, Work, shapes};
+use shoestring::model::Encoding;
 use shoestring_kernels::{Kernels, Line, as_floats};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -43,7 +44,8 @@ fn wider_model(criterion: &mut Criterion) {
         shapes::weight_gradient(1280, 256, 256),
         shapes::cell_forward(80, 8, 256),
         shapes::cell_backward(80, 8, 256),
-        shapes::matvec(1, 8 * 256, 256),
+        shapes::matvec(Encoding::F32, 1, 8 * 256, 256),
+        shapes::matvec(Encoding::Q8, 1, 8 * 256, 256),
     ];
     operations.into_iter().for_each(|operation| bench(criterion, operation));
 }

@@ -49,6 +49,12 @@ impl QuantizedRows {
         self.scales.resize(rows, 0.0);
         self.sums.resize(rows * groups(depth), 0);
         kernels.quantize_rows(&mut self.codes, &mut self.scales, &mut self.sums, x, depth);
+        self.last()
+    }
+
+    /// The rows last quantized.
+    #[must_use]
+    pub fn last(&self) -> Quantized<'_> {
         Quantized { codes: &self.codes, scales: &self.scales, sums: &self.sums }
     }
 }

@@ -15,7 +15,7 @@ mod session;
 pub use batch::Batch;
 pub use config::{ConfigError, ModelConfig};
 pub use decoder::{CHUNK, Decoder};
-pub use encoding::{Encoding, Kind, Role};
+pub use encoding::{Encoding, Kind, Parts, Role};
 pub use panels::{Activations, Panels};
 pub use parameters::{LayerLayout, Layout, Storage, Tensor};
 pub use saved_session::SessionError;

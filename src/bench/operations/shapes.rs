@@ -6,7 +6,9 @@
 
 use super::{Operation, Work};
 use crate::bench::DEFAULT_MODEL;
-use crate::model::Layout;
+use crate::model::{Activations, Encoding, Layout, Panels, Parts, Storage, Tensor};
+use crate::quantize;
+use shoestring_kernels::quantized::QuantizedRows;
 use shoestring_kernels::{
     AdamwStep, Epilogue, Kernels, Line, PANEL_ROWS, as_floats, as_floats_mut, padded, panel_lines,
 };
@@ -30,9 +32,14 @@ pub fn of_default_model() -> Vec<Operation> {
         weight_gradient_by_expert(rows, width, gates),
         cell_forward(STEPS, STREAMS, width),
         cell_backward(STEPS, STREAMS, width),
-        matvec(2 * layers, experts * width, width),
-        matvec(experts * layers, width, width),
-        matvec(1, DEFAULT_MODEL.vocabulary, width),
+        matvec(Encoding::F32, 2 * layers, experts * width, width),
+        matvec(Encoding::F32, experts * layers, width, width),
+        matvec(Encoding::F32, 1, DEFAULT_MODEL.vocabulary, width),
+        matvec(Encoding::F16, 2 * layers, experts * width, width),
+        matvec(Encoding::Q8, 2 * layers, experts * width, width),
+        matvec(Encoding::Q8, experts * layers, width, width),
+        matvec(Encoding::Q8, 1, DEFAULT_MODEL.vocabulary, width),
+        matvec(Encoding::Q4, 2 * layers, experts * width, width),
         function("exp", Kernels::exp),
         function("sigmoid", Kernels::sigmoid),
         function("gelu", Kernels::gelu),
@@ -172,19 +179,45 @@ pub fn cell_backward(steps: usize, batch: usize, hidden: usize) -> Operation {
 }
 
 /// Decoding's products: each of `matrices` matrices of `[outputs, depth]` with one vector.
-pub fn matvec(matrices: usize, outputs: usize, depth: usize) -> Operation {
-    let (x, bias) = (floats(padded(depth)), lines(outputs));
-    let weights: Vec<Vec<Line>> = vec![weights(outputs, depth); matrices];
+pub fn matvec(encoding: Encoding, matrices: usize, outputs: usize, depth: usize) -> Operation {
+    let storage = Storage::Panels { matrices, rows: outputs, columns: depth };
+    let tensor = Tensor {
+        name: String::new(),
+        shape: vec![matrices, outputs, depth],
+        storage,
+        encoding,
+        lines: 0..Parts::new(storage, encoding).lines(),
+        decayed: false,
+    };
+    let mut stored = vec![Line::default(); tensor.lines.len()];
+    quantize::write(&tensor, &mut stored, &floats(matrices * outputs * depth));
+    let (mut x, bias) = (floats(padded(depth)), lines(outputs));
+    x[depth..].fill(0.0);
+    let mut integers = QuantizedRows::default();
+    // The same numbers whichever kernels quantize.
+    integers.quantize(Kernels::best(), &x, depth);
     let copies = if matrices == 1 { String::new() } else { format!("{matrices}x") };
+    let panels = outputs.div_ceil(PANEL_ROWS);
     Operation {
-        name: "gemm",
+        name: match encoding {
+            Encoding::F32 => "gemm",
+            Encoding::F16 => "gemm_f16",
+            Encoding::Q8 => "gemm_q8",
+            Encoding::Q4 => "gemm_q4",
+        },
         shape: format!("{copies}1x{depth}x{outputs}"),
-        work: Work::Bytes(matrices * panel_lines(outputs, depth) * size_of::<Line>()),
+        work: Work::Bytes(size_of_val(&stored[..])),
         buffers: vec![zeros(matrices * padded(outputs))],
         call: Box::new(move |kernels, out| {
+            let all = Panels::new(storage, encoding, &stored);
             let outs = as_floats_mut(&mut out[0]).chunks_exact_mut(padded(outputs));
-            for (out, weights) in outs.zip(&weights) {
-                kernels.gemm(out, &x, weights, depth, Epilogue::Bias(&bias));
+            for (matrix, out) in outs.enumerate() {
+                let x = match encoding {
+                    Encoding::F32 | Encoding::F16 => Activations::Floats(&x),
+                    Encoding::Q8 | Encoding::Q4 => Activations::Integers(integers.last()),
+                };
+                let weights = all.slice(matrix * panels..(matrix + 1) * panels);
+                weights.multiply(kernels, out, x, Epilogue::Bias(&bias));
             }
         }),
     }
