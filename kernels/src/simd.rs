@@ -122,8 +122,8 @@ pub(crate) trait Integers: Copy {
 
     /// Rows of activations that are multiplied with one panel at once, at most 8.
     const INTEGER_ROWS: usize;
-    /// Independent sums that a single row's products with a panel are spread over, at most 4: enough to hide an
-    /// addition's latency. Panels are read one after the other, as they lie, which is how caches read fastest.
+    /// Independent sums that a single row's products with a panel are spread over, at most 4: with two panels at
+    /// once, enough to hide an addition's latency. Only two, because caches read few streams faster than many.
     const INTEGER_CHAINS: usize;
     /// What [`load_codes`](Self::load_codes) adds to every weight.
     const CODE_OFFSET: i32;
@@ -148,6 +148,13 @@ pub(crate) trait Integers: Copy {
     fn add_sums(self, a: Self::Sums, b: Self::Sums) -> Self::Sums;
     /// The sums, less `excess`, as floats.
     fn finish_sums(self, sums: Self::Sums, excess: i32) -> <Self::Floats as Simd>::Vector;
+}
+
+/// The 4 activations of a quad in the order in which they lie.
+#[inline(always)]
+pub(crate) fn quad_bits(activations: &[i8; 4]) -> i32 {
+    let [a, b, c, d] = *activations;
+    i32::from_le_bytes([a as u8, b as u8, c as u8, d as u8])
 }
 
 /// Products of bfloat16 numbers, two at a time, summed in f32.

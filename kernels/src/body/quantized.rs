@@ -172,13 +172,19 @@ impl<F: Format> Job<'_, F> {
     unsafe fn compute<S: Integers>(mut self, s: S) {
         let rows = self.a.scales.len();
         let panels = self.weights.len() / (units(self.depth) * F::LINES);
-        for panel in 0..panels {
-            // SAFETY: the panel and the rows exist.
+        let mut panel = 0;
+        while panel < panels {
+            // SAFETY: the panels and the rows exist.
             unsafe {
-                if rows == 1 {
-                    self.tile::<S, 1, { MOST_CHAINS }>(s, 0, panel);
-                } else {
+                if rows > 1 {
                     self.rows_of_panel(s, rows, panel);
+                    panel += 1;
+                } else if panel + 2 <= panels {
+                    self.tile::<S, 1, 2, { MOST_CHAINS }>(s, 0, panel);
+                    panel += 2;
+                } else {
+                    self.tile::<S, 1, 1, { MOST_CHAINS }>(s, 0, panel);
+                    panel += 1;
                 }
             }
         }
@@ -195,14 +201,14 @@ impl<F: Format> Job<'_, F> {
             // SAFETY: the panel and rows `row..row + height` exist.
             unsafe {
                 match height {
-                    1 => self.tile::<S, 1, 1>(s, row, panel),
-                    2 if const { S::INTEGER_ROWS >= 2 } => self.tile::<S, 2, 1>(s, row, panel),
-                    3 if const { S::INTEGER_ROWS >= 3 } => self.tile::<S, 3, 1>(s, row, panel),
-                    4 if const { S::INTEGER_ROWS >= 4 } => self.tile::<S, 4, 1>(s, row, panel),
-                    5 if const { S::INTEGER_ROWS >= 5 } => self.tile::<S, 5, 1>(s, row, panel),
-                    6 if const { S::INTEGER_ROWS >= 6 } => self.tile::<S, 6, 1>(s, row, panel),
-                    7 if const { S::INTEGER_ROWS >= 7 } => self.tile::<S, 7, 1>(s, row, panel),
-                    8 if const { S::INTEGER_ROWS >= 8 } => self.tile::<S, 8, 1>(s, row, panel),
+                    1 => self.tile::<S, 1, 1, 1>(s, row, panel),
+                    2 if const { S::INTEGER_ROWS >= 2 } => self.tile::<S, 2, 1, 1>(s, row, panel),
+                    3 if const { S::INTEGER_ROWS >= 3 } => self.tile::<S, 3, 1, 1>(s, row, panel),
+                    4 if const { S::INTEGER_ROWS >= 4 } => self.tile::<S, 4, 1, 1>(s, row, panel),
+                    5 if const { S::INTEGER_ROWS >= 5 } => self.tile::<S, 5, 1, 1>(s, row, panel),
+                    6 if const { S::INTEGER_ROWS >= 6 } => self.tile::<S, 6, 1, 1>(s, row, panel),
+                    7 if const { S::INTEGER_ROWS >= 7 } => self.tile::<S, 7, 1, 1>(s, row, panel),
+                    8 if const { S::INTEGER_ROWS >= 8 } => self.tile::<S, 8, 1, 1>(s, row, panel),
                     _ => unreachable!("a tile has at most 8 rows"),
                 }
             }
@@ -210,14 +216,14 @@ impl<F: Format> Job<'_, F> {
         }
     }
 
-    /// Rows from `row` on, each with sums in up to `CHAINS` chains that are added up at the end of a group: sums of
-    /// integers do not depend on their order.
+    /// Rows from `row` on and panels from `panel` on, with sums in up to `CHAINS` chains that are added up at the end
+    /// of a group: sums of integers do not depend on their order.
     ///
     /// # Safety
     ///
-    /// `ROWS` rows from `row` on and the panel exist.
+    /// `ROWS` rows and `PANELS` panels exist there.
     #[inline(always)]
-    unsafe fn tile<S: Integers, const ROWS: usize, const CHAINS: usize>(
+    unsafe fn tile<S: Integers, const ROWS: usize, const PANELS: usize, const CHAINS: usize>(
         &mut self,
         s: S,
         row: usize,
@@ -227,59 +233,70 @@ impl<F: Format> Job<'_, F> {
         let (units, groups) = (units(self.depth), groups(self.depth));
         let group_units = F::group_units(units);
         let chains = CHAINS.min(S::INTEGER_CHAINS).min(F::CHAINS);
-        let mut totals = [f.splat(0.0); ROWS];
-        // SAFETY: the caller vouches for the rows and the panel; units and groups are those of the depth.
+        let mut totals = [[f.splat(0.0); PANELS]; ROWS];
+        // SAFETY: the caller vouches for the rows and the panels; units and groups are those of the depth.
         unsafe {
-            let lines = self.weights.as_ptr().add(panel * units * F::LINES);
             for (group, first) in (0..units).step_by(group_units).enumerate() {
                 let last = (first + group_units).min(units);
-                let mut sums = [[s.zero_sums(); CHAINS]; ROWS];
+                let mut sums = [[[s.zero_sums(); CHAINS]; PANELS]; ROWS];
                 let mut unit = first;
                 while unit + chains <= last {
                     for chain in 0..chains {
-                        self.add_unit(s, &mut sums, chain, row, unit + chain, lines);
+                        self.add_unit(s, &mut sums, chain, (row, panel, unit + chain));
                     }
                     unit += chains;
                 }
                 for unit in unit..last {
-                    self.add_unit(s, &mut sums, 0, row, unit, lines);
+                    self.add_unit(s, &mut sums, 0, (row, panel, unit));
                 }
-                let scale = self.format.scale(f, panel, group, groups);
-                for (r, (total, sums)) in totals.iter_mut().zip(sums).enumerate() {
-                    let mut sum = sums[0];
-                    for chain in 1..chains {
-                        sum = s.add_sums(sum, sums[chain]);
-                    }
+                for (r, (totals, sums)) in totals.iter_mut().zip(sums).enumerate() {
                     let excess = self.excess::<S>(row + r, group, groups);
-                    *total = f.add(*total, f.mul(s.finish_sums(sum, excess), scale));
+                    for (i, (total, sums)) in totals.iter_mut().zip(sums).enumerate() {
+                        let scale = self.format.scale(f, panel + i, group, groups);
+                        let mut sum = sums[0];
+                        for &chain in &sums[1..chains] {
+                            sum = s.add_sums(sum, chain);
+                        }
+                        *total = f.add(*total, f.mul(s.finish_sums(sum, excess), scale));
+                    }
                 }
             }
-            for (r, total) in totals.into_iter().enumerate() {
-                self.finish(f, row + r, panel, total);
+            for (r, totals) in totals.into_iter().enumerate() {
+                for (i, total) in totals.into_iter().enumerate() {
+                    self.finish(f, row + r, panel + i, total);
+                }
             }
         }
     }
 
+    /// Adds one unit's products to one chain of the sums.
+    ///
     /// # Safety
     ///
-    /// The rows and the unit exist, and `lines` points to the panel's.
+    /// The rows, the panels and the unit exist.
     #[inline(always)]
-    unsafe fn add_unit<S: Integers, const ROWS: usize, const CHAINS: usize>(
+    unsafe fn add_unit<S: Integers, const ROWS: usize, const PANELS: usize, const CHAINS: usize>(
         &self,
         s: S,
-        sums: &mut [[S::Sums; CHAINS]; ROWS],
+        sums: &mut [[[S::Sums; CHAINS]; PANELS]; ROWS],
         chain: usize,
-        row: usize,
-        unit: usize,
-        lines: *const CodeLine,
+        (row, panel, unit): (usize, usize, usize),
     ) {
         // SAFETY: the caller vouches for all of them.
         unsafe {
-            let codes = F::load(s, lines.add(unit * F::LINES));
+            let stride = units(self.depth) * F::LINES;
+            let lines = self.weights.as_ptr().add(panel * stride + unit * F::LINES);
+            // Not by a closure, which would not be sure to be inlined.
+            let mut codes = [F::load(s, lines); PANELS];
+            for (i, codes) in codes.iter_mut().enumerate().skip(1) {
+                *codes = F::load(s, lines.add(i * stride));
+            }
             for (r, sums) in sums.iter_mut().enumerate() {
                 let activations = self.activations(row + r, unit);
                 let quads = [s.quad(&activations[0]), s.quad(&activations[1])];
-                sums[chain] = F::add_products(s, sums[chain], codes, quads);
+                for (sums, codes) in sums.iter_mut().zip(codes) {
+                    sums[chain] = F::add_products(s, sums[chain], codes, quads);
+                }
             }
         }
     }

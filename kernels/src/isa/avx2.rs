@@ -3,7 +3,7 @@
 use crate::kernels::Kernels;
 use crate::line::{CodeLine, HalfLine, Line, PANEL_ROWS, PairLine};
 use crate::quantized::Quantized;
-use crate::simd::{Integers, Lanes, Simd};
+use crate::simd::{Integers, Lanes, Simd, quad_bits};
 use crate::table::{AdamwStep, Epilogue, operations};
 use half::{bf16, f16};
 use std::arch::x86_64::*;
@@ -62,7 +62,12 @@ impl Simd for Avx2 {
     fn load_half(self, lanes: &[f16; PANEL_ROWS]) -> [__m256; 2] {
         let start = lanes.as_ptr();
         // SAFETY: `self` proves F16C, and 32 bytes can be read.
-        unsafe { [0, 8].map(|offset| _mm256_cvtph_ps(_mm_loadu_si128(start.add(offset).cast()))) }
+        unsafe {
+            [
+                _mm256_cvtph_ps(_mm_loadu_si128(start.cast())),
+                _mm256_cvtph_ps(_mm_loadu_si128(start.add(8).cast())),
+            ]
+        }
     }
 
     #[inline(always)]
@@ -105,7 +110,8 @@ impl Simd for Avx2 {
         // SAFETY: `self` proves AVX2, and 16 bytes can be written.
         unsafe {
             let low = _mm256_set1_epi32(0xff);
-            let [first, second] = a.map(|half| _mm256_and_si256(_mm256_castps_si256(half), low));
+            let first = _mm256_and_si256(_mm256_castps_si256(a[0]), low);
+            let second = _mm256_and_si256(_mm256_castps_si256(a[1]), low);
             // Packing works within 128 bits: [a0 b0 | a1 b1] of quarters.
             let words = _mm256_packus_epi32(first, second);
             let bytes_in_quarters = _mm256_packus_epi16(words, words);
@@ -130,9 +136,9 @@ impl Integers for Avx2 {
     type Quad = SignedQuad;
     type Sums = [__m256i; 2];
 
+    // 6 sums, of 16 registers; a single row has 4, as its products' five instructions need the others.
     const INTEGER_ROWS: usize = 3;
-    // 8 sums, as many as there are registers left beside the operands.
-    const INTEGER_CHAINS: usize = 2;
+    const INTEGER_CHAINS: usize = 1;
     const CODE_OFFSET: i32 = 0;
 
     #[inline(always)]
@@ -150,18 +156,21 @@ impl Integers for Avx2 {
     fn load_codes(self, codes: &[i8; 64]) -> [__m256i; 2] {
         let start = codes.as_ptr();
         // SAFETY: `self` proves AVX2, and 64 bytes can be read.
-        unsafe { [0, 32].map(|offset| _mm256_loadu_si256(start.add(offset).cast())) }
+        unsafe { [_mm256_loadu_si256(start.cast()), _mm256_loadu_si256(start.add(32).cast())] }
     }
 
     #[inline(always)]
     fn load_nibbles(self, codes: &[i8; 64]) -> [[__m256i; 2]; 2] {
-        let codes = self.load_codes(codes);
+        let [a, b] = self.load_codes(codes);
         // SAFETY: `self` proves AVX2.
         unsafe {
             let low = _mm256_set1_epi8(15);
             [
-                codes.map(|half| _mm256_and_si256(half, low)),
-                codes.map(|half| _mm256_and_si256(_mm256_srli_epi16::<4>(half), low)),
+                [_mm256_and_si256(a, low), _mm256_and_si256(b, low)],
+                [
+                    _mm256_and_si256(_mm256_srli_epi16::<4>(a), low),
+                    _mm256_and_si256(_mm256_srli_epi16::<4>(b), low),
+                ],
             ]
         }
     }
@@ -170,7 +179,7 @@ impl Integers for Avx2 {
     fn quad(self, activations: &[i8; 4]) -> SignedQuad {
         // SAFETY: `self` proves AVX2.
         unsafe {
-            let signed = _mm256_set1_epi32(i32::from_le_bytes(activations.map(|a| a as u8)));
+            let signed = _mm256_set1_epi32(quad_bits(activations));
             SignedQuad { signed, magnitude: _mm256_abs_epi8(signed) }
         }
     }
@@ -227,7 +236,10 @@ impl Integers for Avx2 {
         // SAFETY: `self` proves AVX2.
         unsafe {
             let excess = _mm256_set1_epi32(excess);
-            sums.map(|half| _mm256_cvtepi32_ps(_mm256_sub_epi32(half, excess)))
+            [
+                _mm256_cvtepi32_ps(_mm256_sub_epi32(sums[0], excess)),
+                _mm256_cvtepi32_ps(_mm256_sub_epi32(sums[1], excess)),
+            ]
         }
     }
 }

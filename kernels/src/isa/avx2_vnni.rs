@@ -4,7 +4,7 @@ use super::avx2::{self, Avx2};
 use crate::kernels::Kernels;
 use crate::line::{CodeLine, HalfLine, Line};
 use crate::quantized::Quantized;
-use crate::simd::{Integers, Simd};
+use crate::simd::{Integers, Simd, quad_bits};
 use crate::table::Epilogue;
 use std::arch::x86_64::*;
 
@@ -34,7 +34,7 @@ impl Integers for Avx2Vnni {
 
     // 8 sums: two additions a cycle with a latency of four.
     const INTEGER_ROWS: usize = 4;
-    const INTEGER_CHAINS: usize = 4;
+    const INTEGER_CHAINS: usize = 2;
     /// The instruction multiplies unsigned by signed bytes; the weights become the unsigned factor.
     const CODE_OFFSET: i32 = 128;
 
@@ -50,8 +50,12 @@ impl Integers for Avx2Vnni {
 
     #[inline(always)]
     fn load_codes(self, codes: &[i8; 64]) -> [__m256i; 2] {
+        let [a, b] = self.0.load_codes(codes);
         // SAFETY: `self` proves AVX2.
-        self.0.load_codes(codes).map(|half| unsafe { _mm256_xor_si256(half, _mm256_set1_epi8(-128)) })
+        unsafe {
+            let sign = _mm256_set1_epi8(-128);
+            [_mm256_xor_si256(a, sign), _mm256_xor_si256(b, sign)]
+        }
     }
 
     #[inline(always)]
@@ -62,7 +66,7 @@ impl Integers for Avx2Vnni {
     #[inline(always)]
     fn quad(self, activations: &[i8; 4]) -> __m256i {
         // SAFETY: `self` proves AVX2.
-        unsafe { _mm256_set1_epi32(i32::from_le_bytes(activations.map(|a| a as u8))) }
+        unsafe { _mm256_set1_epi32(quad_bits(activations)) }
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 use crate::kernels::Kernels;
 use crate::line::{CodeLine, HalfLine, Line, PANEL_ROWS, PairLine};
 use crate::quantized::Quantized;
-use crate::simd::{Integers, Lanes, Simd};
+use crate::simd::{Integers, Lanes, Simd, quad_bits};
 use crate::table::{AdamwStep, Epilogue, operations};
 use half::{bf16, f16};
 use std::arch::x86_64::*;
@@ -118,7 +118,7 @@ impl Integers for Avx512 {
     type Quad = SignedQuad;
     type Sums = __m512i;
 
-    // 8 sums: a multiply-add's latency is about as many.
+    // 8 sums, of two panels or 8 rows: enough to hide the latency of multiplying and adding.
     const INTEGER_ROWS: usize = 8;
     const INTEGER_CHAINS: usize = 4;
     const CODE_OFFSET: i32 = 0;
@@ -153,7 +153,7 @@ impl Integers for Avx512 {
     fn quad(self, activations: &[i8; 4]) -> SignedQuad {
         // SAFETY: `self` proves AVX-512.
         unsafe {
-            let signed = _mm512_set1_epi32(i32::from_le_bytes(activations.map(|a| a as u8)));
+            let signed = _mm512_set1_epi32(quad_bits(activations));
             let (magnitude, negative) = (_mm512_abs_epi8(signed), _mm512_movepi8_mask(signed));
             SignedQuad { signed, magnitude, negative }
         }

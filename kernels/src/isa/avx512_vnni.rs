@@ -4,7 +4,7 @@ use super::avx512::{self, Avx512};
 use crate::kernels::Kernels;
 use crate::line::{CodeLine, HalfLine, Line};
 use crate::quantized::Quantized;
-use crate::simd::{Integers, Simd};
+use crate::simd::{Integers, Simd, quad_bits};
 use crate::table::Epilogue;
 use std::arch::x86_64::*;
 
@@ -66,7 +66,7 @@ impl Integers for Avx512Vnni {
     #[inline(always)]
     fn quad(self, activations: &[i8; 4]) -> __m512i {
         // SAFETY: `self` proves AVX-512.
-        unsafe { _mm512_set1_epi32(i32::from_le_bytes(activations.map(|a| a as u8))) }
+        unsafe { _mm512_set1_epi32(quad_bits(activations)) }
     }
 
     #[inline(always)]

@@ -3,12 +3,11 @@
 use crate::kernels::Kernels;
 use crate::line::{CodeLine, HalfLine, Line, PANEL_ROWS, PairLine};
 use crate::quantized::Quantized;
-use crate::simd::{Integers, Lanes, Simd};
+use crate::simd::{Integers, Lanes, Simd, quad_bits};
 use crate::table::{AdamwStep, Epilogue, operations};
 use half::{bf16, f16};
 use std::arch::aarch64::*;
 use std::arch::asm;
-use std::array::from_fn;
 
 #[derive(Clone, Copy)]
 pub(super) struct Neon(());
@@ -65,27 +64,23 @@ impl Simd for Neon {
     fn load(self, lanes: &Lanes) -> [float32x4_t; 4] {
         let start = lanes.as_ptr();
         // SAFETY: `self` proves NEON, and 16 floats can be read.
-        unsafe { [0, 4, 8, 12].map(|offset| vld1q_f32(start.add(offset))) }
+        unsafe {
+            [vld1q_f32(start), vld1q_f32(start.add(4)), vld1q_f32(start.add(8)), vld1q_f32(start.add(12))]
+        }
     }
 
     #[inline(always)]
     fn load_half(self, lanes: &[f16; PANEL_ROWS]) -> [float32x4_t; 4] {
         let start = lanes.as_ptr().cast::<u16>();
-        [0, 4, 8, 12].map(|offset| {
-            // SAFETY: `self` proves NEON, and 32 bytes can be read. Every CPU with NEON has this
-            // instruction, the intrinsic of which takes an unstable type; it works on registers only.
-            unsafe {
-                let half = vld1_u16(start.add(offset));
-                let result: float32x4_t;
-                asm!(
-                    "fcvtl {result:v}.4s, {half:v}.4h",
-                    result = out(vreg) result,
-                    half = in(vreg) half,
-                    options(pure, nomem, nostack, preserves_flags),
-                );
-                result
-            }
-        })
+        // SAFETY: `self` proves NEON, and 32 bytes can be read.
+        unsafe {
+            [
+                widen(vld1_u16(start)),
+                widen(vld1_u16(start.add(4))),
+                widen(vld1_u16(start.add(8))),
+                widen(vld1_u16(start.add(12))),
+            ]
+        }
     }
 
     #[inline(always)]
@@ -121,8 +116,8 @@ impl Simd for Neon {
     fn store_low_bytes(self, bytes: &mut [i8; PANEL_ROWS], a: [float32x4_t; 4]) {
         // SAFETY: `self` proves NEON, and 16 bytes can be written.
         unsafe {
-            let [a, b, c, d] = a.map(|quarter| vmovn_s32(vreinterpretq_s32_f32(quarter)));
-            let [low, high] = [vcombine_s16(a, b), vcombine_s16(c, d)].map(|words| vmovn_s16(words));
+            let low = vmovn_s16(vcombine_s16(low_words(a[0]), low_words(a[1])));
+            let high = vmovn_s16(vcombine_s16(low_words(a[2]), low_words(a[3])));
             vst1q_s8(bytes.as_mut_ptr(), vcombine_s8(low, high));
         }
     }
@@ -155,24 +150,28 @@ impl Integers for Neon {
     fn load_codes(self, codes: &[i8; 64]) -> [int8x16_t; 4] {
         let start = codes.as_ptr();
         // SAFETY: `self` proves NEON, and 64 bytes can be read.
-        unsafe { [0, 16, 32, 48].map(|offset| vld1q_s8(start.add(offset))) }
+        unsafe {
+            [vld1q_s8(start), vld1q_s8(start.add(16)), vld1q_s8(start.add(32)), vld1q_s8(start.add(48))]
+        }
     }
 
     #[inline(always)]
     fn load_nibbles(self, codes: &[i8; 64]) -> [[int8x16_t; 4]; 2] {
-        let codes = self.load_codes(codes);
+        let [a, b, c, d] = self.load_codes(codes);
         // SAFETY: `self` proves NEON.
         unsafe {
             let low = vdupq_n_s8(15);
-            let high = |quarter| vreinterpretq_s8_u8(vshrq_n_u8::<4>(vreinterpretq_u8_s8(quarter)));
-            [codes.map(|quarter| vandq_s8(quarter, low)), codes.map(high)]
+            [
+                [vandq_s8(a, low), vandq_s8(b, low), vandq_s8(c, low), vandq_s8(d, low)],
+                [high_nibbles(a), high_nibbles(b), high_nibbles(c), high_nibbles(d)],
+            ]
         }
     }
 
     #[inline(always)]
     fn quad(self, activations: &[i8; 4]) -> int8x16_t {
         // SAFETY: `self` proves NEON.
-        unsafe { vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(activations.map(|a| a as u8)))) }
+        unsafe { vreinterpretq_s8_s32(vdupq_n_s32(quad_bits(activations))) }
     }
 
     #[inline(always)]
@@ -210,23 +209,58 @@ impl Integers for Neon {
 
     #[inline(always)]
     fn add_sums(self, a: [int32x4_t; 8], b: [int32x4_t; 8]) -> [int32x4_t; 8] {
-        // SAFETY: `self` proves NEON.
-        from_fn(|i| unsafe { vaddq_s32(a[i], b[i]) })
+        let mut sums = a;
+        for (sum, b) in sums.iter_mut().zip(b) {
+            // SAFETY: `self` proves NEON.
+            *sum = unsafe { vaddq_s32(*sum, b) };
+        }
+        sums
     }
 
     #[inline(always)]
     fn finish_sums(self, sums: [int32x4_t; 8], excess: i32) -> [float32x4_t; 4] {
-        [0, 2, 4, 6].map(|i| {
+        let mut floats = self.splat(0.0);
+        for (float, pair) in floats.iter_mut().zip(sums.as_chunks::<2>().0) {
             // SAFETY: `self` proves NEON.
-            unsafe { vcvtq_f32_s32(vsubq_s32(vpaddq_s32(sums[i], sums[i + 1]), vdupq_n_s32(excess))) }
-        })
+            *float = unsafe { vcvtq_f32_s32(vsubq_s32(vpaddq_s32(pair[0], pair[1]), vdupq_n_s32(excess))) };
+        }
+        floats
     }
+}
+
+/// Every CPU with NEON has this instruction; its intrinsic takes a type that is not stable.
+#[inline]
+#[target_feature(enable = "neon")]
+fn widen(half: uint16x4_t) -> float32x4_t {
+    let result: float32x4_t;
+    // SAFETY: works on registers only.
+    unsafe {
+        asm!(
+            "fcvtl {result:v}.4s, {half:v}.4h",
+            result = out(vreg) result,
+            half = in(vreg) half,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    result
 }
 
 #[inline]
 #[target_feature(enable = "neon")]
 fn mul_add(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
     vfmaq_f32(c, a, b)
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn low_words(a: float32x4_t) -> int16x4_t {
+    vmovn_s32(vreinterpretq_s32_f32(a))
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn high_nibbles(codes: int8x16_t) -> int8x16_t {
+    vreinterpretq_s8_u8(vshrq_n_u8::<4>(vreinterpretq_u8_s8(codes)))
 }
 
 #[inline]

@@ -8,7 +8,6 @@ use crate::simd::{Integers, Simd};
 use crate::table::Epilogue;
 use std::arch::aarch64::*;
 use std::arch::asm;
-use std::array::from_fn;
 
 #[derive(Clone, Copy)]
 struct NeonDotprod(Neon);
@@ -34,7 +33,7 @@ impl Integers for NeonDotprod {
     type Quad = int8x16_t;
     type Sums = [int32x4_t; 4];
 
-    // 16 and 8 sums: two products a cycle with a latency of three or four, of 32 registers.
+    // 16 sums, of two panels or 4 rows: two products a cycle with a latency of three or four.
     const INTEGER_ROWS: usize = 4;
     const INTEGER_CHAINS: usize = 2;
     const CODE_OFFSET: i32 = 0;
@@ -103,14 +102,22 @@ impl Integers for NeonDotprod {
 
     #[inline(always)]
     fn add_sums(self, a: [int32x4_t; 4], b: [int32x4_t; 4]) -> [int32x4_t; 4] {
-        // SAFETY: `self` proves NEON.
-        from_fn(|i| unsafe { vaddq_s32(a[i], b[i]) })
+        let mut sums = a;
+        for (sum, b) in sums.iter_mut().zip(b) {
+            // SAFETY: `self` proves NEON.
+            *sum = unsafe { vaddq_s32(*sum, b) };
+        }
+        sums
     }
 
     #[inline(always)]
     fn finish_sums(self, sums: [int32x4_t; 4], excess: i32) -> [float32x4_t; 4] {
-        // SAFETY: `self` proves NEON.
-        sums.map(|quarter| unsafe { vcvtq_f32_s32(vsubq_s32(quarter, vdupq_n_s32(excess))) })
+        let mut floats = self.0.splat(0.0);
+        for (float, sums) in floats.iter_mut().zip(sums) {
+            // SAFETY: `self` proves NEON.
+            *float = unsafe { vcvtq_f32_s32(vsubq_s32(sums, vdupq_n_s32(excess))) };
+        }
+        floats
     }
 }
 
