@@ -171,6 +171,9 @@ impl<F: Format> Job<'_, F> {
     #[inline(always)]
     unsafe fn compute<S: Integers>(mut self, s: S) {
         let rows = self.a.scales.len();
+        if rows == 0 {
+            return;
+        }
         let panels = self.weights.len() / (units(self.depth) * F::LINES);
         let mut panel = 0;
         while panel < panels {
