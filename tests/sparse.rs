@@ -124,7 +124,9 @@ fn compare_gradient(name: &str, actual: &[f32], expected: &[f64]) {
     let rms = (expected.iter().map(|x| x * x).sum::<f64>() / expected.len() as f64).sqrt();
     for (i, (&actual, &expected)) in actual.iter().zip(expected).enumerate() {
         let difference = (f64::from(actual) - expected).abs();
-        let scale = rms.max(expected.abs()).max(1e-3);
+        // Where terms cancel, an element is far smaller than the numbers of order 1 whose rounding it is made of: with a
+        // width of 1 the norm's gradient is such a difference.
+        let scale = rms.max(expected.abs()).max(1e-2);
         assert!(difference <= ACCURACY * scale, "{name}[{i}]: {actual:e} instead of {expected:e}");
     }
 }
