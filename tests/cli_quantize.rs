@@ -126,3 +126,24 @@ fn wrong_input_is_one_line_and_writes_nothing() {
         assert!(!workspace.exists("small.shoe"), "{arguments:?}");
     }
 }
+
+#[cfg(unix)]
+#[test]
+fn a_device_is_not_replaced_by_a_file() {
+    let workspace = workspace();
+    let run =
+        workspace.run(&["quantize", "model.shoe", "/dev/null", "--to", "q8", "--eval-data", "eval.txt"]);
+    assert_eq!(run.status.code(), Some(1));
+    assert_eq!(run.stderr, "shoestring: cannot save /dev/null: it is a device or a pipe; name a file\n");
+    assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
+}
+
+#[test]
+fn the_file_is_written_even_if_nobody_reads_the_table() {
+    let workspace = workspace();
+    let arguments = ["quantize", "model.shoe", "small.shoe", "--to", "q8", "--eval-data", "eval.txt"];
+    let mut child = workspace.start(&arguments);
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+    assert!(workspace.exists("small.shoe"));
+}

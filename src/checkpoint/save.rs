@@ -6,7 +6,6 @@ use super::schema::{Contents, TrainingState};
 use crate::model::Kind;
 use rkyv::rancor;
 use rkyv::util::AlignedVec;
-#[cfg(not(unix))]
 use std::fs;
 #[cfg(unix)]
 use std::fs::File;
@@ -63,6 +62,10 @@ pub fn atomic_write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     };
     if path.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
+    }
+    // A rename would put a file in the place of a device or a pipe.
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a device or a pipe; name a file"));
     }
     let mut builder = tempfile::Builder::new();
     // Readable for everyone the umask allows, like any file a program writes.

@@ -91,27 +91,31 @@ pub fn run(args: &QuantizeArgs, globals: Globals) -> Result<ExitCode> {
     let (before, after) = pool.install(|| {
         (evaluate(model.weights(), globals.kernels, &text), evaluate(weights, globals.kernels, &text))
     });
-    report(args, &model, &quantized, &what, (&before, &after)).context("cannot print the result")?;
     let max_loss = f64::from(args.max_loss.unwrap_or(args.to.max_loss()));
     let loss = after.nats_per_char() - before.nats_per_char();
     // Not a number is not small.
-    if loss.is_nan() || loss > max_loss {
+    let small = loss <= max_loss;
+    if small {
+        // Before the table: whoever reads that may stop reading.
+        let contents = Contents {
+            config: model.config(),
+            tokenizer: model.tokenizer().to_owned(),
+            weights: &quantized.lines,
+            record: model.checkpoint().record(),
+            training: None,
+        };
+        save(&args.output, args.to.kind(), &contents)?;
+    }
+    report(args, &model, &quantized, &what, (&before, &after)).context("cannot print the result")?;
+    if !small {
         bail!(
             "{} not written: the loss grows by {loss:.4} nats/char, more than {max_loss}; choose a larger kind, \
              or allow it with --max-loss",
             args.output.display()
         );
     }
-    let contents = Contents {
-        config: model.config(),
-        tokenizer: model.tokenizer().to_owned(),
-        weights: &quantized.lines,
-        record: model.checkpoint().record(),
-        training: None,
-    };
-    save(&args.output, args.to.kind(), &contents)?;
     if !globals.quiet {
-        let bytes = std::fs::metadata(&args.output).map(|metadata| metadata.len()).unwrap_or(0);
+        let bytes = std::fs::metadata(&args.output).map_or(0, |metadata| metadata.len());
         tell!(
             "Wrote {} ({bytes} bytes, {:.2} of the input).",
             args.output.display(),
