@@ -4,23 +4,14 @@
 //! scalar kernels', decoding by its logits.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use shoestring::bench::DEFAULT_MODEL as CONFIG;
 use shoestring::kernels::{Kernels, Line};
-use shoestring::model::{Layout, ModelConfig, Session, Weights};
+use shoestring::model::{Layout, Session, Weights};
 use shoestring::sample::{Sampler, Sampling};
 use shoestring::tokenizer::{Tokenizer, TokenizerView};
 use shoestring::train::{Trainer, Update, initialise};
 use std::sync::LazyLock;
 
-const CONFIG: ModelConfig = ModelConfig {
-    vocabulary: 850,
-    embedding: 96,
-    hidden: 96,
-    layers: 2,
-    experts: 6,
-    top_k: 6,
-    tied: false,
-    eps_rmsnorm: 1e-5,
-};
 const BATCH: usize = 16;
 const STEPS: usize = 80;
 

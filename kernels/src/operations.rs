@@ -3,11 +3,12 @@
 //! M is always derived from slice lengths. Every method panics, naming the operation, the buffer,
 //! and the expected and actual lengths, if a buffer does not have its documented shape.
 
+mod quantized;
+
 use crate::kernels::Kernels;
-use crate::line::{CodeLine, HalfLine, Line, PANEL_ROWS, PairLine, padded, panel_lines};
-use crate::quantized::{GROUP, Quantized, code_lines, groups, units};
+use crate::line::{HalfLine, Line, PANEL_ROWS, PairLine, padded, panel_lines};
 use crate::table::{AdamwStep, Epilogue};
-use half::{bf16, f16};
+use half::bf16;
 
 /// Matrix products over panels.
 impl Kernels {
@@ -21,10 +22,7 @@ impl Kernels {
     ///
     /// If a buffer's length does not fit these shapes.
     pub fn gemm(&self, out: &mut [f32], a: &[f32], weights: &[Line], depth: usize, epilogue: Epilogue<'_>) {
-        let panels = check_panels("gemm", "weights", weights.len(), depth);
-        let rows = check_rows("gemm", "a", a.len(), padded(depth));
-        check_length("gemm", "out", out.len(), product(rows, panels * PANEL_ROWS));
-        check_epilogue("gemm", epilogue, panels);
+        check_gemm("gemm", out, a.len(), weights.len(), depth, depth, epilogue);
         // SAFETY: shapes checked above; `self` exists only where its functions can run.
         unsafe { (self.table.gemm)(out, a, weights, depth, epilogue) }
     }
@@ -42,10 +40,7 @@ impl Kernels {
         depth: usize,
         epilogue: Epilogue<'_>,
     ) {
-        let panels = check_panels("gemm_unfused", "weights", weights.len(), depth);
-        let rows = check_rows("gemm_unfused", "a", a.len(), padded(depth));
-        check_length("gemm_unfused", "out", out.len(), product(rows, panels * PANEL_ROWS));
-        check_epilogue("gemm_unfused", epilogue, panels);
+        check_gemm("gemm_unfused", out, a.len(), weights.len(), depth, depth, epilogue);
         // SAFETY: shapes checked above; `self` exists only where its functions can run.
         unsafe { (self.table.gemm_unfused)(out, a, weights, depth, epilogue) }
     }
@@ -63,10 +58,7 @@ impl Kernels {
         depth: usize,
         epilogue: Epilogue<'_>,
     ) {
-        let panels = check_panels("gemm_f16", "weights", weights.len(), depth);
-        let rows = check_rows("gemm_f16", "a", a.len(), padded(depth));
-        check_length("gemm_f16", "out", out.len(), product(rows, panels * PANEL_ROWS));
-        check_epilogue("gemm_f16", epilogue, panels);
+        check_gemm("gemm_f16", out, a.len(), weights.len(), depth, depth, epilogue);
         // SAFETY: shapes checked above; `self` exists only where its functions can run.
         unsafe { (self.table.gemm_f16)(out, a, weights, depth, epilogue) }
     }
@@ -89,11 +81,7 @@ impl Kernels {
         depth: usize,
         epilogue: Epilogue<'_>,
     ) {
-        check_at_least("gemm_bf16", "depth", depth, 1);
-        let panels = check_panels("gemm_bf16", "weights", weights.len(), depth.div_ceil(2));
-        let rows = check_rows("gemm_bf16", "a", a.len(), padded(depth));
-        check_length("gemm_bf16", "out", out.len(), product(rows, panels * PANEL_ROWS));
-        check_epilogue("gemm_bf16", epilogue, panels);
+        check_gemm("gemm_bf16", out, a.len(), weights.len(), depth, depth.div_ceil(2), epilogue);
         // SAFETY: shapes checked above; `self` exists only where its functions can run.
         unsafe { (self.table.gemm_bf16)(out, a, weights, depth, epilogue) }
     }
@@ -160,129 +148,6 @@ impl Kernels {
         check_length("transpose_panels", "out", out.len(), panel_lines(columns, rows));
         // SAFETY: shapes checked above; `self` exists only where its functions can run.
         unsafe { (self.table.transpose_panels)(out, weights, rows, columns) }
-    }
-}
-
-/// Products of quantized weights with quantized activations; see [`quantized`](crate::quantized) for the formats.
-///
-/// Sums of integers are exact and the rest is unfused: the same bits on every kernel.
-impl Kernels {
-    /// `out[M, Np] = a[M, K] · Wᵀ`, then the epilogue; W in q8.
-    ///
-    /// With n the row of a weight and i that of an activation: `sum · scales[n] · a.scales[i]`, rounded after each
-    /// product, then added to the epilogue's bias or old value. `weights`:
-    /// [`code_lines(depth)`](crate::quantized::code_lines) for each panel; `scales`: a line for each; `depth`: K,
-    /// from 1 to 65536, so that no sum overflows.
-    ///
-    /// # Panics
-    ///
-    /// If a buffer's length does not fit these shapes.
-    pub fn gemm_q8(
-        &self,
-        out: &mut [f32],
-        a: Quantized<'_>,
-        weights: &[CodeLine],
-        scales: &[Line],
-        depth: usize,
-        epilogue: Epilogue<'_>,
-    ) {
-        check_quantized("gemm_q8", &a, depth);
-        let panels = check_rows("gemm_q8", "weights", weights.len(), code_lines(depth));
-        check_length("gemm_q8", "scales", scales.len(), panels);
-        check_length("gemm_q8", "out", out.len(), product(a.scales.len(), panels * PANEL_ROWS));
-        check_epilogue("gemm_q8", epilogue, panels);
-        // SAFETY: shapes checked above; `self` exists only where its functions can run.
-        unsafe { (self.table.gemm_q8)(out, a, weights, scales, depth, epilogue) }
-    }
-
-    /// `out[M, Np] = a[M, K] · Wᵀ`, then the epilogue; W in q4.
-    ///
-    /// As [`gemm_q8`](Self::gemm_q8), but every group of 32 inputs has a sum and scales of its own, added up in
-    /// order. `weights`: [`units(depth)`](crate::quantized::units) lines for each panel; `scales`:
-    /// [`groups(depth)`](crate::quantized::groups) lines for each.
-    ///
-    /// # Panics
-    ///
-    /// If a buffer's length does not fit these shapes.
-    pub fn gemm_q4(
-        &self,
-        out: &mut [f32],
-        a: Quantized<'_>,
-        weights: &[CodeLine],
-        scales: &[HalfLine],
-        depth: usize,
-        epilogue: Epilogue<'_>,
-    ) {
-        check_quantized("gemm_q4", &a, depth);
-        let panels = check_rows("gemm_q4", "weights", weights.len(), units(depth));
-        check_length("gemm_q4", "scales", scales.len(), product(panels, groups(depth)));
-        check_length("gemm_q4", "out", out.len(), product(a.scales.len(), panels * PANEL_ROWS));
-        check_epilogue("gemm_q4", epilogue, panels);
-        // SAFETY: shapes checked above; `self` exists only where its functions can run.
-        unsafe { (self.table.gemm_q4)(out, a, weights, scales, depth, epilogue) }
-    }
-
-    /// Quantizes rows of activations: `scale = max|x| / 127`, `code = round(x · (127 / max|x|))`, ties to even.
-    ///
-    /// x, codes: [M, padded(K)], padding of x zero; scales: `[M]`; sums: [M, groups(K)], see [`Quantized`];
-    /// `depth`: K, at least 1. A row of which no magnitude reaches 1e-30 becomes zero; a row that holds an
-    /// infinity or NaN gets the scale NaN. The same bits on every kernel.
-    ///
-    /// # Panics
-    ///
-    /// If a buffer's length does not fit these shapes.
-    pub fn quantize_rows(
-        &self,
-        codes: &mut [i8],
-        scales: &mut [f32],
-        sums: &mut [i32],
-        x: &[f32],
-        depth: usize,
-    ) {
-        check_at_least("quantize_rows", "depth", depth, 1);
-        let rows = check_rows("quantize_rows", "x", x.len(), padded(depth));
-        check_length("quantize_rows", "codes", codes.len(), x.len());
-        check_length("quantize_rows", "scales", scales.len(), rows);
-        check_length("quantize_rows", "sums", sums.len(), product(rows, groups(depth)));
-        // SAFETY: shapes checked above; `self` exists only where its functions can run.
-        unsafe { (self.table.quantize_rows)(codes, scales, sums, x, depth) }
-    }
-
-    /// `out[i] = codes[i] · scale`; any length.
-    ///
-    /// # Panics
-    ///
-    /// If the lengths differ.
-    pub fn dequantize_q8(&self, out: &mut [f32], codes: &[i8], scale: f32) {
-        check_length("dequantize_q8", "codes", codes.len(), out.len());
-        // SAFETY: shapes checked above; `self` exists only where its functions can run.
-        unsafe { (self.table.dequantize_q8)(out, codes, scale) }
-    }
-
-    /// One row of 4-bit numbers, in groups of 32 with a scale each: `out[i] = (code - 8) · scale`.
-    ///
-    /// The low four bits of a group's 16 bytes are its first 16 codes, the high four bits the others. `codes`:
-    /// 16 bytes a group, `scales`: one a group, of which `out` may leave the last unfinished.
-    ///
-    /// # Panics
-    ///
-    /// If a buffer's length does not fit these shapes.
-    pub fn dequantize_q4(&self, out: &mut [f32], codes: &[i8], scales: &[f16]) {
-        check_length("dequantize_q4", "scales", scales.len(), groups(out.len()));
-        check_length("dequantize_q4", "codes", codes.len(), product(scales.len(), GROUP / 2));
-        // SAFETY: shapes checked above; `self` exists only where its functions can run.
-        unsafe { (self.table.dequantize_q4)(out, codes, scales) }
-    }
-
-    /// `out[i] = x[i]`, exactly; any length.
-    ///
-    /// # Panics
-    ///
-    /// If the lengths differ.
-    pub fn widen_f16(&self, out: &mut [f32], x: &[f16]) {
-        check_length("widen_f16", "x", x.len(), out.len());
-        // SAFETY: shapes checked above; `self` exists only where its functions can run.
-        unsafe { (self.table.widen_f16)(out, x) }
     }
 }
 
@@ -569,16 +434,16 @@ impl Kernels {
     }
 }
 
-fn check_length(operation: &str, buffer: &str, got: usize, expected: usize) {
+pub(super) fn check_length(operation: &str, buffer: &str, got: usize, expected: usize) {
     assert!(got == expected, "{operation}: `{buffer}` must have length {expected}, got {got}");
 }
 
-fn check_at_least(operation: &str, buffer: &str, got: usize, least: usize) {
+pub(super) fn check_at_least(operation: &str, buffer: &str, got: usize, least: usize) {
     assert!(got >= least, "{operation}: `{buffer}` must be at least {least}, got {got}");
 }
 
 /// The number of rows of `width` in a buffer of `length`.
-fn check_rows(operation: &str, buffer: &str, length: usize, width: usize) -> usize {
+pub(super) fn check_rows(operation: &str, buffer: &str, length: usize, width: usize) -> usize {
     assert!(
         length.is_multiple_of(width),
         "{operation}: `{buffer}` must be a whole number of rows of {width}, got {length}"
@@ -596,6 +461,22 @@ fn check_wide_rows(operation: &str, buffer: &str, length: usize, rows: usize) ->
     width
 }
 
+/// Checks a product of rows of `depth` activations and panels of `lines` lines each.
+fn check_gemm(
+    operation: &str,
+    out: &[f32],
+    a: usize,
+    weights: usize,
+    depth: usize,
+    lines: usize,
+    epilogue: Epilogue<'_>,
+) {
+    let panels = check_panels(operation, "weights", weights, lines);
+    let rows = check_rows(operation, "a", a, padded(depth));
+    check_length(operation, "out", out.len(), product(rows, panels * PANEL_ROWS));
+    check_epilogue(operation, epilogue, panels);
+}
+
 /// The number of panels of `depth` lines in a buffer of `length` lines.
 fn check_panels(operation: &str, buffer: &str, length: usize, depth: usize) -> usize {
     check_at_least(operation, "depth", depth, 1);
@@ -606,18 +487,7 @@ fn check_panels(operation: &str, buffer: &str, length: usize, depth: usize) -> u
     length / depth
 }
 
-/// Integer sums over this depth do not overflow: 255 · 127 · 65536 is below 2³¹.
-const LARGEST_QUANTIZED_DEPTH: usize = 1 << 16;
-
-fn check_quantized(operation: &str, a: &Quantized<'_>, depth: usize) {
-    check_at_least(operation, "depth", depth, 1);
-    assert!(depth <= LARGEST_QUANTIZED_DEPTH, "{operation}: `depth` must be at most 65536, got {depth}");
-    let rows = a.scales.len();
-    check_length(operation, "a.codes", a.codes.len(), product(rows, padded(depth)));
-    check_length(operation, "a.sums", a.sums.len(), product(rows, groups(depth)));
-}
-
-fn check_epilogue(operation: &str, epilogue: Epilogue<'_>, panels: usize) {
+pub(super) fn check_epilogue(operation: &str, epilogue: Epilogue<'_>, panels: usize) {
     match epilogue {
         Epilogue::Store | Epilogue::Accumulate => {}
         Epilogue::Bias(bias) | Epilogue::BiasSigmoid(bias) => {
@@ -654,6 +524,6 @@ fn check_norm(operation: &str, y: usize, inverse_rms: usize, gain: &[Line], widt
 }
 
 /// `a * b`; a size that overflows is larger than any buffer, so it matches none.
-fn product(a: usize, b: usize) -> usize {
+pub(super) fn product(a: usize, b: usize) -> usize {
     a.saturating_mul(b)
 }

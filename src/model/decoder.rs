@@ -23,24 +23,17 @@ pub struct Decoder<'m> {
     head: Panels<'m>,
     batch: usize,
     tasks: usize,
-    rows: Vec<f32>,        // [M, max(Dp, Hp)] a layer's input, then its output
-    scores: Vec<f32>,      // [M, Ep] router scores, then probabilities
-    active: Vec<bool>,     // [M, E]
-    gate: Vec<f32>,        // [E, M] probability if active, else 0
-    update: Vec<f32>,      // [E, M, Hp] update gate z
-    candidate: Vec<f32>,   // [E, M, Hp] candidate before gelu
-    hidden: Vec<f32>,      // [E, M, Hp] states after each step
-    sum: Vec<f32>,         // [M, Hp] mixture plus residual
-    inverse_rms: Vec<f32>, // [M]
-    inputs: QuantizedRows, // [M, D]
-    scratch: Vec<Scratch>, // [tasks]
-}
-
-/// What one thread needs to run experts.
-#[derive(Clone, Default)]
-struct Scratch {
-    input: QuantizedRows,  // [1, D]
-    states: QuantizedRows, // [E · B, H]
+    rows: Vec<f32>,             // [M, max(Dp, Hp)] a layer's input, then its output
+    scores: Vec<f32>,           // [M, Ep] router scores, then probabilities
+    active: Vec<bool>,          // [M, E]
+    gate: Vec<f32>,             // [E, M] probability if active, else 0
+    update: Vec<f32>,           // [E, M, Hp] update gate z
+    candidate: Vec<f32>,        // [E, M, Hp] candidate before gelu
+    hidden: Vec<f32>,           // [E, M, Hp] states after each step
+    sum: Vec<f32>,              // [M, Hp] mixture plus residual
+    inverse_rms: Vec<f32>,      // [M]
+    inputs: QuantizedRows,      // [M, D]
+    states: Vec<QuantizedRows>, // [tasks][E · B, H]
 }
 
 /// The weights of one layer.
@@ -82,7 +75,7 @@ impl<'m> Decoder<'m> {
             sum: Vec::new(),
             inverse_rms: Vec::new(),
             inputs: QuantizedRows::default(),
-            scratch: vec![Scratch::default(); tasks],
+            states: vec![QuantizedRows::default(); tasks],
         }
     }
 
@@ -201,7 +194,6 @@ impl<'m> Decoder<'m> {
             hidden: config.hidden,
             batch: self.batch,
             rows,
-            input,
             x,
             active: (config.top_k < config.experts).then_some(&self.active),
         };
@@ -210,11 +202,11 @@ impl<'m> Decoder<'m> {
         let buffers = self.update.chunks_mut(each * rows * hidden);
         let buffers = buffers.zip(self.candidate.chunks_mut(each * rows * hidden));
         let buffers = buffers.zip(self.hidden.chunks_mut(each * rows * hidden));
-        let buffers = buffers.zip(state.chunks_mut(each * self.batch * hidden)).zip(&mut self.scratch);
-        let run = |(task, ((((update, candidate), states), state), scratch))| {
+        let buffers = buffers.zip(state.chunks_mut(each * self.batch * hidden)).zip(&mut self.states);
+        let run = |(task, ((((update, candidate), states), state), room))| {
             let first = task * each;
             let experts = first..config.experts.min(first + each);
-            pass.run(experts, Buffers { update, candidate, states, state }, scratch);
+            pass.run(experts, Buffers { update, candidate, states, state }, room);
         };
         if self.tasks == 1 {
             buffers.enumerate().for_each(run);
@@ -255,8 +247,7 @@ struct ExpertPass<'a> {
     hidden: usize,
     batch: usize,
     rows: usize,
-    input: &'a [f32], // [M, Dp]
-    x: Activations<'a>,
+    x: Activations<'a>,         // [M, D]
     active: Option<&'a [bool]>, // [M, E]; absent if every expert runs for every row
 }
 
@@ -269,7 +260,7 @@ struct Buffers<'a> {
 }
 
 impl ExpertPass<'_> {
-    fn run(&self, experts: Range<usize>, buffers: Buffers<'_>, scratch: &mut Scratch) {
+    fn run(&self, experts: Range<usize>, buffers: Buffers<'_>, room: &mut QuantizedRows) {
         let Buffers { update, candidate, states, state } = buffers;
         let (width, steps) = (padded(self.hidden), self.rows / self.batch);
         if self.active.is_none() && steps == 1 {
@@ -284,7 +275,7 @@ impl ExpertPass<'_> {
                     self.input_products(expert..expert + 1, self.x, z, a);
                 }
             }
-            self.step(experts, self.batch, state, update, candidate, scratch);
+            self.step(experts, self.batch, state, update, candidate, room);
             states.copy_from_slice(state);
             return;
         }
@@ -299,11 +290,11 @@ impl ExpertPass<'_> {
                     let slots =
                         z.chunks_exact(self.batch * width).zip(a.chunks_exact_mut(self.batch * width));
                     for ((z, a), after) in slots.zip(states.chunks_exact_mut(self.batch * width)) {
-                        self.step(expert..expert + 1, self.batch, state, z, a, scratch);
+                        self.step(expert..expert + 1, self.batch, state, z, a, room);
                         after.copy_from_slice(state);
                     }
                 }
-                Some(active) => self.active_rows(expert, active, (z, a), states, state, scratch),
+                Some(active) => self.active_rows(expert, active, (z, a), states, state, room),
             }
         }
     }
@@ -316,20 +307,17 @@ impl ExpertPass<'_> {
         (z, a): (&mut [f32], &mut [f32]), // [M, Hp] each
         states: &mut [f32],               // [M, Hp]
         state: &mut [f32],                // [B, Hp]
-        scratch: &mut Scratch,
+        room: &mut QuantizedRows,
     ) {
-        let (width, input_width) = (padded(self.hidden), padded(self.layer.input_width));
-        let experts = active.len() / self.rows;
-        let integer = matches!(self.x, Activations::Integers(_));
+        let (width, experts) = (padded(self.hidden), active.len() / self.rows);
         let slots =
             z.chunks_exact_mut(width).zip(a.chunks_exact_mut(width)).zip(states.chunks_exact_mut(width));
         for (row, ((z, a), after)) in slots.enumerate() {
             let state = &mut state[row % self.batch * width..][..width];
             if active[row * experts + expert] {
-                let input = &self.input[row * input_width..][..input_width];
-                let x = activations(integer, &mut scratch.input, self.kernels, input, self.layer.input_width);
+                let x = self.x.rows(row..row + 1, self.layer.input_width);
                 self.input_products(expert..expert + 1, x, z, a);
-                self.step(expert..expert + 1, 1, state, z, a, scratch);
+                self.step(expert..expert + 1, 1, state, z, a, room);
             }
             after.copy_from_slice(state);
         }
@@ -359,11 +347,11 @@ impl ExpertPass<'_> {
         state: &mut [f32],
         z: &[f32],
         a: &mut [f32],
-        scratch: &mut Scratch,
+        room: &mut QuantizedRows,
     ) {
         let (slot, panels) = (texts * padded(self.hidden), padded(self.hidden) / PANEL_ROWS);
         let integer = matches!(self.x, Activations::Integers(_));
-        let all = activations(integer, &mut scratch.states, self.kernels, state, self.hidden);
+        let all = activations(integer, room, self.kernels, state, self.hidden);
         for (i, expert) in experts.enumerate() {
             let x = all.rows(i * texts..(i + 1) * texts, self.hidden);
             let weights = self.layer.recurrent.slice(expert * panels..(expert + 1) * panels);
