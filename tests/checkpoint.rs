@@ -185,11 +185,19 @@ fn what_is_no_checkpoint_is_told_apart() {
     assert!(matches!(open("short.shoe", &bytes[..40]), CheckpointError::Truncated { .. }));
     assert!(matches!(open("cut.shoe", &bytes[..1000]), CheckpointError::Truncated { .. }));
 
-    let mut newer = bytes.clone();
-    newer[8] += 1;
-    let error = open("newer.shoe", &newer);
-    assert!(matches!(error, CheckpointError::Newer { version: 2, known: 1, .. }), "{error}");
+    let of_version = |version: u32| {
+        let mut file = bytes.clone();
+        file[8..12].copy_from_slice(&version.to_le_bytes());
+        open("version.shoe", &file)
+    };
+    let error = of_version(3);
+    assert!(matches!(error, CheckpointError::Newer { version: 3, known: 2, .. }), "{error}");
     assert!(error.to_string().contains("update shoestring"));
+    let error = of_version(1);
+    assert!(matches!(error, CheckpointError::Older { version: 1, known: 2, .. }), "{error}");
+    assert!(error.to_string().contains("export it with that one"));
+    let error = of_version(0);
+    assert!(matches!(error, CheckpointError::Damaged { .. }), "{error}");
 
     assert!(matches!(Checkpoint::open(folder.path()).err().unwrap(), CheckpointError::Io { .. }));
     let missing = folder.path().join("missing.shoe");

@@ -10,7 +10,7 @@ pub const HEADER_LENGTH: usize = 64;
 /// First bytes of every checkpoint.
 const MAGIC: [u8; 8] = *b"SHOESTRG";
 /// The format this version reads and writes.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 /// A parsed header: magic, format version, kind, archive length, checksum; zeros up to 64 bytes.
 pub struct Header {
@@ -50,8 +50,11 @@ impl Header {
         if version > FORMAT_VERSION {
             return Err(CheckpointError::Newer { path: path(), version, known: FORMAT_VERSION });
         }
-        if version < FORMAT_VERSION {
+        if version == 0 {
             return Err(damaged("its format version is not a version"));
+        }
+        if version < FORMAT_VERSION {
+            return Err(CheckpointError::Older { path: path(), version, known: FORMAT_VERSION });
         }
         let code = u32_at(12);
         let kind = Kind::ALL.into_iter().find(|&kind| kind as u32 == code);

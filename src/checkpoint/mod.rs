@@ -51,6 +51,10 @@ pub enum CheckpointError {
     #[error("{path} has format version {version}, newer than the {known} this shoestring reads; update shoestring",
         path = path.display())]
     Newer { path: PathBuf, version: u32, known: u32 },
+    /// The file was written by a version whose files this one does not read.
+    #[error("{path} has format version {version}, written by an older shoestring, and this one reads {known}; \
+        export it with that one and import it here, or train again", path = path.display())]
+    Older { path: PathBuf, version: u32, known: u32 },
     /// The file holds a model without the state of its training.
     #[error("{path} holds a model only, not the state of its training, so training can't go on from it; \
         use a numbered checkpoint of the run", path = path.display())]
@@ -85,7 +89,7 @@ impl Checkpoint {
     /// Maps and validates the checkpoint at `path`.
     ///
     /// # Errors
-    /// If it can't be read, or is foreign, truncated, damaged or newer than this version.
+    /// If it can't be read, or is foreign, truncated, damaged, or of another format version.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let io_error = |source| CheckpointError::Io { path: path.to_owned(), source };
         let file = File::open(path).map_err(io_error)?;
