@@ -183,6 +183,44 @@ fn a_sparse_model_has_a_rate_of_its_own() {
 }
 
 #[test]
+fn a_size_names_sizes_and_a_recipe_and_flags_win_over_it() {
+    let workspace = Workspace::new();
+    let inspect = |flags: &[&str]| {
+        let train = ["train", "--model-data", "text.txt", "--no-chat", "--steps", "1", "--threads", "1"];
+        workspace.run(&[&train[..], flags].concat()).success();
+        workspace.inspect("checkpoints/best.shoe")
+    };
+    let sizes = |shown: &Value| {
+        ["vocabulary", "embedding_dim", "gru_hidden_size", "gru_layers", "num_experts"]
+            .map(|key| shown["config"][key].as_u64().unwrap())
+    };
+    let tiny = inspect(&["--size", "tiny", "--bpe-vocab-size", "300"]);
+    assert_eq!(sizes(&tiny), [300, 48, 48, 2, 4]);
+    assert_eq!((tiny["size"].as_str(), tiny["recipe"]["name"].as_str()), (Some("tiny"), Some("tiny")));
+
+    let default = inspect(&["--bpe-vocab-size", "300"]);
+    assert_eq!(sizes(&default), [300, 96, 96, 2, 6]);
+    assert_eq!(
+        (default["size"].as_str(), default["recipe"]["name"].as_str()),
+        (Some("small"), Some("small"))
+    );
+    assert_ne!(default["recipe"]["lr"], tiny["recipe"]["lr"], "each has its own recipe");
+
+    let changed =
+        inspect(&["--size", "tiny", "--bpe-vocab-size", "290", "--num-experts", "3", "--lr", "0.001"]);
+    assert_eq!(sizes(&changed), [290, 48, 48, 2, 3]);
+    assert_eq!((changed["size"].as_str(), changed["recipe"]["name"].as_str()), (None, Some("tiny")));
+    assert_eq!(changed["recipe"]["lr"].as_f64(), Some(0.001));
+
+    let text = workspace.run(&["inspect", "checkpoints/best.shoe"]).success().stdout;
+    assert!(text.contains("recipe      tiny: "), "{text}");
+    let unknown = workspace.run(&["train", "--size", "huge"]);
+    unknown.failure(2, &["huge", "--size"]);
+    let other = ["train", "--checkpoint", "checkpoints/step-00000001.shoe", "--size", "large"];
+    workspace.run(&other).failure(2, &["--size large", "can't be resumed"]);
+}
+
+#[test]
 fn several_files_and_folders_are_one_text() {
     let workspace = Workspace::new();
     let text = dialogue(12_000);

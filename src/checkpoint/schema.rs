@@ -63,7 +63,7 @@ pub struct Validation {
 /// The settings of a training run.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct Recipe {
-    /// `default` or `classic`: where the settings come from that no flag named.
+    /// `classic`, or the name of a size: where the settings come from that no flag named.
     pub name: String,
     /// Streams of text read side by side.
     pub batch_size: usize,

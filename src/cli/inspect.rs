@@ -2,6 +2,7 @@
 
 use crate::checkpoint::{Checkpoint, Recipe, Record, RunLength, Validation};
 use crate::model::{Layout, ModelConfig};
+use crate::train::Size;
 use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
@@ -53,7 +54,8 @@ fn write_text(out: &mut dyn Write, checkpoint: &Checkpoint, verified: bool) -> i
     )?;
     writeln!(
         out,
-        "  model       {} parameters: vocabulary {vocabulary}, embedding {embedding}, {layers} layers,",
+        "  model       {}{} parameters: vocabulary {vocabulary}, embedding {embedding}, {layers} layers,",
+        Size::of(&config).map(|size| format!("{}, ", size.name())).unwrap_or_default(),
         layout.parameters()
     )?;
     writeln!(
@@ -125,6 +127,7 @@ fn as_json(checkpoint: &Checkpoint, verified: bool) -> Value {
         "resumable": checkpoint.is_resumable(),
         "checksum_verified": verified,
         "parameters": layout.parameters(),
+        "size": Size::of(&config).map(Size::name),
         "config": {
             "vocabulary": config.vocabulary,
             "embedding_dim": config.embedding,

@@ -8,8 +8,9 @@ use crate::checkpoint::{Checkpoint, Recipe, RunLength};
 use crate::model::{Layout, ModelConfig};
 use crate::text::Text;
 use crate::tokenizer::{MINIMUM_VOCABULARY, Tokenizer};
-use crate::train::{Corpus, Options, Outcome, Run, RunFolder, classic_recipe, default_recipe, sparse_recipe};
+use crate::train::{Corpus, Options, Outcome, Run, RunFolder, Size, classic_recipe, default_recipe};
 use anyhow::{Context, Result};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use std::io::{IsTerminal, stdin, stdout};
 use std::path::{Path, PathBuf};
@@ -65,6 +66,10 @@ pub struct TrainArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Model")]
 struct ModelArgs {
+    /// Sizes of the model, and the recipe that suits them: about 0.1, 0.5, 2 or 5 million parameters. The flags
+    /// below, and those for training, win over it [default: small]
+    #[arg(long, value_name = "SIZE", value_parser = size_names())]
+    size: Option<Size>,
     /// Tokens in the vocabulary [default: 850]
     #[arg(long, value_name = "N", value_parser = vocabulary)]
     bpe_vocab_size: Option<usize>,
@@ -151,6 +156,11 @@ enum RecipeName {
     Default,
     /// The model's documented settings
     Classic,
+}
+
+fn size_names() -> impl TypedValueParser<Value = Size> {
+    let names = Size::ALL.map(Size::name);
+    PossibleValuesParser::new(names).try_map(|name| Size::named(&name).ok_or("no such size"))
 }
 
 /// A number from LOW to HIGH.
@@ -248,8 +258,7 @@ fn start(args: &TrainArgs, globals: Globals) -> Result<Run> {
     let tokenizer = train_tokenizer(args, &corpus, globals)?;
     let config = new_config(&args.model, tokenizer.view().vocabulary_size())?;
     let mut recipe = match args.training.recipe {
-        None | Some(RecipeName::Default) if config.top_k < config.experts => sparse_recipe(),
-        None | Some(RecipeName::Default) => default_recipe(),
+        None | Some(RecipeName::Default) => args.model.size().recipe(config.top_k < config.experts),
         Some(RecipeName::Classic) => classic_recipe(),
     };
     if args.model_data.is_empty() && args.training.recipe.is_none() {
@@ -325,6 +334,9 @@ fn refuse_contradictions(args: &TrainArgs, checkpoint: &Checkpoint, recipe: &Rec
         .filter(|(_, given, stored)| given != stored)
         .map(|(flag, given, stored)| format!("{flag} {given} (the checkpoint has {stored})"))
         .collect();
+    if let Some(size) = model.size.filter(|&size| Size::of(&config) != Some(size)) {
+        contradictions.push(format!("--size {} (the checkpoint has other sizes)", size.name()));
+    }
     if training.seed.is_some_and(|seed| seed != recipe.seed) {
         contradictions.push(format!("--seed (the checkpoint has {})", recipe.seed));
     }
@@ -371,21 +383,22 @@ fn train_tokenizer(args: &TrainArgs, corpus: &Corpus, globals: Globals) -> Resul
     if !globals.quiet {
         tell!("Training the tokenizer on {}.", size(text.len()));
     }
-    let vocabulary = args.model.bpe_vocab_size.unwrap_or(850);
+    let vocabulary = args.model.bpe_vocab_size.unwrap_or(args.model.size().config().vocabulary);
     Ok(Tokenizer::train(&[text], vocabulary, args.options().threads)?)
 }
 
 fn new_config(args: &ModelArgs, vocabulary: usize) -> Result<ModelConfig> {
-    let experts = args.num_experts.unwrap_or(6);
+    let size = args.size().config();
+    let experts = args.num_experts.unwrap_or(size.experts);
     let config = ModelConfig {
         vocabulary,
-        embedding: args.embedding_dim.unwrap_or(96),
-        hidden: args.gru_hidden_size.unwrap_or(96),
-        layers: args.gru_layers.unwrap_or(2),
+        embedding: args.embedding_dim.unwrap_or(size.embedding),
+        hidden: args.gru_hidden_size.unwrap_or(size.hidden),
+        layers: args.gru_layers.unwrap_or(size.layers),
         experts,
         top_k: args.top_k.unwrap_or(experts),
         tied: args.tied,
-        eps_rmsnorm: args.eps_rmsnorm.unwrap_or(1e-5),
+        eps_rmsnorm: args.eps_rmsnorm.unwrap_or(size.eps_rmsnorm),
     };
     config.validate().map_err(|error| UsageError(error.to_string()))?;
     Ok(config)
@@ -422,6 +435,12 @@ impl TrainArgs {
     fn options(&self) -> Options {
         let threads = self.threads.unwrap_or_else(cores);
         Options { threads, keep: self.keep, save_every: self.save_every }
+    }
+}
+
+impl ModelArgs {
+    fn size(&self) -> Size {
+        self.size.unwrap_or_default()
     }
 }
 

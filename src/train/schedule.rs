@@ -1,56 +1,10 @@
-//! The recipes, and the learning rate over a run.
+//! The learning rate over a run.
 
 use crate::checkpoint::{Recipe, RunLength};
 use std::f64::consts::PI;
 
 /// Part of a run that warming up takes at most.
 const LONGEST_WARMUP: f64 = 0.1;
-
-/// The settings that train best by default; found by measurement on several texts.
-pub fn default_recipe() -> Recipe {
-    Recipe {
-        name: "default".to_owned(),
-        batch_size: 16,
-        seq_length: 80,
-        lr: 5e-3,
-        warmup_steps: 100,
-        final_lr: 0.05,
-        beta1: 0.9,
-        beta2: 0.99,
-        eps_adamw: 1e-8,
-        wd: 0.05,
-        grad_clip: 1.0,
-        dropout: 0.1,
-        length: RunLength::Minutes(5.0),
-        seed: 1,
-    }
-}
-
-/// The same for a model with k < E. An expert learns from a part of the tokens only; a higher rate makes up
-/// for some of that, in short runs and long ones (`docs/training.md`).
-pub fn sparse_recipe() -> Recipe {
-    Recipe { lr: 7e-3, ..default_recipe() }
-}
-
-/// The model's documented settings, as its first implementation trained it.
-pub fn classic_recipe() -> Recipe {
-    Recipe {
-        name: "classic".to_owned(),
-        batch_size: 16,
-        seq_length: 80,
-        lr: 1e-3,
-        warmup_steps: 0,
-        final_lr: 1.0,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps_adamw: 1e-8,
-        wd: 0.01,
-        grad_clip: 5.0,
-        dropout: 0.0,
-        length: RunLength::Epochs(5),
-        seed: 1,
-    }
-}
 
 /// How far a run is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -90,6 +44,7 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::{classic_recipe, default_recipe};
 
     #[test]
     fn the_rate_rises_then_falls_to_its_final_part() {
