@@ -39,15 +39,20 @@ impl EvaluationText {
     pub fn new(tokenizer: TokenizerView<'_>, text: &[u8]) -> Self {
         let mut tokens = Vec::new();
         tokenizer.encode(text, Special::Match, &mut tokens);
-        let chunks = text.utf8_chunks();
-        let chars = chunks.map(|c| c.valid().chars().count() + usize::from(!c.invalid().is_empty())).sum();
-        EvaluationText { tokens, bytes: text.len(), chars }
+        EvaluationText { tokens, bytes: text.len(), chars: characters(text) }
     }
 
     /// Tokens of the text.
     pub fn tokens(&self) -> usize {
         self.tokens.len()
     }
+}
+
+/// Unicode characters of a text; a byte sequence that is not UTF-8 counts as one.
+pub(crate) fn characters(text: &[u8]) -> usize {
+    text.utf8_chunks()
+        .map(|chunk| chunk.valid().chars().count() + usize::from(!chunk.invalid().is_empty()))
+        .sum()
 }
 
 impl Evaluation {

@@ -15,6 +15,7 @@ pub mod cli;
 pub mod evaluate;
 pub mod generate;
 pub mod model;
+pub mod plot;
 pub mod quantize;
 pub mod reference;
 pub mod sample;

@@ -49,6 +49,52 @@ fn a_run_leaves_checkpoints_and_metrics_and_nothing_on_stdout() {
 }
 
 #[test]
+fn metrics_tell_the_learning_rate_and_the_loss_by_characters() {
+    let workspace = Workspace::new();
+    let flags = ["--steps", "40", "--warmup-steps", "0", "--final-lr", "0.5", "--lr", "0.004"];
+    workspace.train(&flags).success();
+    let metrics = workspace.metrics("checkpoints/metrics.jsonl");
+    let last = metrics.last().unwrap();
+    let number = |key: &str| last[key].as_f64().unwrap_or_else(|| panic!("{key} in {last}"));
+    // The last of 40 steps: half a cosine from 0.004 to 0.002, at 39/40 of its way.
+    let done = std::f64::consts::PI * 39.0 / 40.0;
+    let expected = 0.004 * (0.5 + 0.25 * (1.0 + done.cos()));
+    assert!((number("learning_rate") / expected - 1.0).abs() < 1e-5, "{last} {expected}");
+
+    // What is trained on is nine tenths of the text, which the last validation's ratios are near to.
+    let bytes_per_char =
+        number("train_nats_per_char") / number("train_bits_per_byte") / std::f64::consts::LN_2;
+    let held_out = number("val_nats_per_char") / number("val_bits_per_byte") / std::f64::consts::LN_2;
+    assert!((bytes_per_char / held_out - 1.0).abs() < 0.02, "{last}");
+    let chars_per_token = number("loss") / number("train_nats_per_char");
+    let held_out = number("val_nats_per_token") / number("val_nats_per_char");
+    assert!((chars_per_token / held_out - 1.0).abs() < 0.05, "{last}");
+}
+
+#[test]
+fn a_run_says_what_it_needs_and_once_it_is_measured_how_far_it_gets() {
+    let workspace = Workspace::new();
+    let run = workspace.train(&["--minutes", "0.04"]).success();
+    assert!(run.stderr.contains(" MB of memory"), "{}", run.stderr);
+    let said: Vec<&str> = run.stderr.lines().filter(|line| line.contains("tokens/s the")).collect();
+    let [forecast] = said[..] else { panic!("it says so once: {}", run.stderr) };
+    let number = |after: &str| -> f64 {
+        let rest = forecast.split(after).nth(1).unwrap();
+        rest.split(|c: char| !c.is_ascii_digit() && c != '.')
+            .find(|part| !part.is_empty())
+            .unwrap()
+            .parse()
+            .unwrap()
+    };
+    let record = workspace.inspect("checkpoints/best.shoe");
+    assert!(number("At ") > 0.0 && forecast.contains("over the text"), "{forecast}");
+    let total = record["tokens"].as_f64().unwrap();
+    let left = number("enough for ") * if forecast.contains("million") { 1e6 } else { 1.0 };
+    assert!(left > 0.1 * total && left < 10.0 * total, "{forecast}, and read {total}");
+    assert!(!run.stderr.contains(['▁', '█']), "no sparkline where there is no terminal");
+}
+
+#[test]
 fn metrics_of_a_sparse_model_tell_the_load_of_its_experts() {
     let workspace = Workspace::new();
     workspace.train(&["--steps", "20", "--top-k", "1"]).success();

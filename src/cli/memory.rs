@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 /// moments once more.
 const COPIES: u64 = 8;
 
-/// An error if training would take more memory than there is, as far as the system tells.
-pub fn check(config: &ModelConfig, recipe: &Recipe) -> Result<(), UsageError> {
+/// Bytes that training will take besides the text's; an error if there are not as many, as far as the system tells.
+pub fn check(config: &ModelConfig, recipe: &Recipe) -> Result<u64, UsageError> {
     let needed = training_bytes(config, recipe.batch_size, recipe.seq_length);
     match available() {
         Some(available) if needed > available => Err(UsageError(format!(
@@ -25,7 +25,7 @@ pub fn check(config: &ModelConfig, recipe: &Recipe) -> Result<(), UsageError> {
             size(needed),
             size(available)
         ))),
-        _ => Ok(()),
+        _ => Ok(needed),
     }
 }
 

@@ -7,8 +7,10 @@ mod eval;
 mod generate;
 mod inspect;
 mod memory;
+mod plot;
 mod progress;
 mod quantize;
+mod sparkline;
 mod tokenizer;
 mod train;
 mod transfer;
@@ -61,6 +63,8 @@ enum Command {
     Quantize(quantize::QuantizeArgs),
     /// Show what a checkpoint holds
     Inspect(inspect::InspectArgs),
+    /// Draw the losses of training runs
+    Plot(plot::PlotArgs),
     /// Train and use tokenizers
     Tokenizer(tokenizer::TokenizerArgs),
     /// Write a model as safetensors and tokenizer.json
@@ -159,6 +163,7 @@ fn run(arguments: Arguments, kernel_value: Option<ValueSource>) -> Result<ExitCo
         Command::Eval(args) => eval::run(&args, globals),
         Command::Quantize(args) => quantize::run(&args, globals),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Plot(args) => plot::run(&args, globals),
         Command::Tokenizer(args) => tokenizer::run(args).map(|()| ExitCode::SUCCESS),
         Command::Export(args) => transfer::export(&args, globals),
         Command::Import(args) => transfer::import(&args, globals),

@@ -1,8 +1,10 @@
 //! What a training run shows: a progress bar on a terminal, plain lines elsewhere; all on stderr.
 
+use super::sparkline::Course;
 use super::tell;
-use crate::checkpoint::{Record, Validation};
+use crate::checkpoint::{Record, RunLength, Validation};
 use crate::train::Event;
+use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, stderr};
 use std::path::Path;
@@ -12,27 +14,45 @@ use std::time::{Duration, Instant};
 const TICKS: u64 = 10_000;
 /// Time between redraws.
 const REDRAW: Duration = Duration::from_millis(250);
+/// Time after which a run says how fast it is.
+const MEASURE: Duration = Duration::from_millis(900);
+/// Columns of a line besides the loss's course, which gets the rest of the terminal's, up to `WIDEST_COURSE`.
+const OTHER_COLUMNS: usize = 68;
+const WIDEST_COURSE: usize = 40;
 
 pub struct Display {
     quiet: bool,
     bar: Option<ProgressBar>,
+    plan: Plan,
     since: Option<(Instant, u64)>,
+    forecast_told: bool,
     drawn: Instant,
+    course: Course,
+}
+
+/// What a run is going to do, to tell what that will take.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    pub length: RunLength,
+    /// Tokens of the training text.
+    pub tokens: usize,
 }
 
 impl Display {
-    pub fn new(quiet: bool) -> Self {
+    pub fn new(quiet: bool, plan: Plan) -> Self {
         let bar = (!quiet && stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(Some(TICKS), ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{bar:24} {percent:>3}%  {msg}");
+            // A line too long for the terminal loses its end.
+            let style = ProgressStyle::with_template("{percent:>3}% {bar:12}  {wide_msg}");
             bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
-        Display { quiet, bar, since: None, drawn: Instant::now() }
+        let (drawn, course) = (Instant::now(), Course::new());
+        Display { quiet, bar, plan, since: None, forecast_told: false, drawn, course }
     }
 
     pub fn show(&mut self, event: &Event<'_>) {
         match event {
-            Event::Step { record, done, .. } => self.step(record, *done),
+            Event::Step { record, report, done } => self.step(record, report.loss, *done),
             Event::Validated { record, validation, best, sample } => {
                 self.say(&validated(record, validation, *best));
                 self.say(&format!("  {}", sample.replace('\n', "\n  ")));
@@ -67,21 +87,29 @@ impl Display {
         tell!("Best validation: {best:.4} nats/char. The model: {}", model.display());
     }
 
-    fn step(&mut self, record: &Record, done: f64) {
+    fn step(&mut self, record: &Record, loss: f64, done: f64) {
+        self.course.push(loss);
+        // From the end of the first step on, in which memory is touched for the first time.
         let (start, tokens) = *self.since.get_or_insert_with(|| (Instant::now(), record.tokens));
+        let (elapsed, read) = (start.elapsed(), record.tokens.saturating_sub(tokens));
+        let rate = read as f64 / elapsed.as_secs_f64().max(1e-9);
+        if elapsed >= MEASURE && !self.forecast_told {
+            self.forecast_told = true;
+            self.say(&forecast(self.plan, record, done, rate));
+        }
         let Some(bar) = &self.bar else { return };
         if self.drawn.elapsed() < REDRAW {
             return;
         }
         self.drawn = Instant::now();
-        let seconds = start.elapsed().as_secs_f64().max(1e-9);
-        let rate = (record.tokens - tokens.min(record.tokens)) as f64 / seconds;
         let left = if done > 0.0 { clock(record.seconds * (1.0 - done) / done) } else { "?".to_owned() };
+        let columns = usize::from(Term::stderr().size().1);
+        let course = self.course.sparkline(columns.saturating_sub(OTHER_COLUMNS).min(WIDEST_COURSE));
+        let gap = if course.is_empty() { "" } else { " " };
+        let (loss, epoch) = (record.loss, record.epoch + 1);
         bar.set_position((done * TICKS as f64) as u64);
-        let loss = record.loss;
         bar.set_message(format!(
-            "loss {loss:.3}  {rate:.0} tokens/s  {left} left  epoch {}",
-            record.epoch + 1
+            "loss {loss:.3}{gap}{course}  {rate:.0} tokens/s  {left} left  epoch {epoch}"
         ));
     }
 
@@ -109,9 +137,68 @@ fn validated(record: &Record, validation: &Validation, best: bool) -> String {
     )
 }
 
+/// What a run will do at `rate` tokens a second, of which `done` is behind it.
+fn forecast(plan: Plan, record: &Record, done: f64, rate: f64) -> String {
+    let passes = |tokens: f64| match tokens / plan.tokens as f64 {
+        passes if passes < 9.95 => format!("{passes:.1} passes"),
+        passes => format!("{passes:.0} passes"),
+    };
+    match plan.length {
+        RunLength::Minutes(minutes) => {
+            let seconds = (60.0 * minutes - record.seconds).max(0.0);
+            let (tokens, left) = (rate * seconds, clock(seconds));
+            format!(
+                "At {rate:.0} tokens/s the {left} left are enough for {}, {} over the text.",
+                amount(tokens),
+                passes(tokens)
+            )
+        }
+        RunLength::Epochs(_) | RunLength::Steps(_) => {
+            let tokens = record.tokens as f64 * (1.0 - done) / done.max(f64::MIN_POSITIVE);
+            format!(
+                "At {rate:.0} tokens/s the {} left, {} over the text, will take {}.",
+                amount(tokens),
+                passes(tokens),
+                clock(tokens / rate.max(f64::MIN_POSITIVE))
+            )
+        }
+    }
+}
+
+/// A number of tokens in words.
+fn amount(tokens: f64) -> String {
+    match tokens {
+        _ if tokens >= 999.5e6 => format!("{:.1} billion tokens", tokens / 1e9),
+        _ if tokens >= 999.5e3 => format!("{:.1} million tokens", tokens / 1e6),
+        _ => format!("{tokens:.0} tokens"),
+    }
+}
+
 /// Seconds as h:mm:ss or m:ss.
 fn clock(seconds: f64) -> String {
     let seconds = seconds.round() as u64;
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forecast_tells_passes_of_a_time_and_the_time_of_passes() {
+        let record = Record { step: 10, tokens: 12_800, seconds: 2.0, ..Record::default() };
+        let of = |length, done| forecast(Plan { length, tokens: 128_000 }, &record, done, 6400.0);
+        assert_eq!(
+            of(RunLength::Minutes(1.0), 1.0 / 30.0),
+            "At 6400 tokens/s the 0:58 left are enough for 371200 tokens, 2.9 passes over the text."
+        );
+        assert_eq!(
+            of(RunLength::Epochs(20), 0.005),
+            "At 6400 tokens/s the 2.5 million tokens left, 20 passes over the text, will take 6:38."
+        );
+        let day = of(RunLength::Minutes(1440.0), 0.0);
+        assert!(day.contains("24:00") && day.contains("553.0 million tokens, 4320 passes"), "{day}");
+        assert_eq!(of(RunLength::Steps(10), 1.0).split(" the ").nth(1).unwrap().split(' ').next(), Some("0"));
+    }
 }

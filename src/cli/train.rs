@@ -1,7 +1,7 @@
 //! `shoestring train`
 
 use super::arguments::{below_one, duration, float, minutes, positive};
-use super::progress::Display;
+use super::progress::{Display, Plan};
 use super::{CHECKPOINTS, Globals, INTERRUPTED, UsageError, chat, cores, memory, name_paths, tell};
 use crate::bundled;
 use crate::checkpoint::{Checkpoint, Recipe, RunLength};
@@ -208,7 +208,8 @@ pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
         Some(path) => resume(&args, path, globals)?,
         None => start(&args, globals)?,
     };
-    let mut display = Display::new(globals.quiet);
+    let plan = Plan { length: run.length(), tokens: run.tokens().0 };
+    let mut display = Display::new(globals.quiet, plan);
     let outcome = run.train(&stop, &mut |event| display.show(&event));
     display.finish();
     let outcome = outcome?;
@@ -265,12 +266,12 @@ fn start(args: &TrainArgs, globals: Globals) -> Result<Run> {
         recipe.length = RunLength::Minutes(BUNDLED_MINUTES);
     }
     args.training.apply(&mut recipe);
-    memory::check(&config, &recipe)?;
+    let memory = memory::check(&config, &recipe)?;
     let path = args.checkpoint_dir.as_deref().unwrap_or(Path::new(CHECKPOINTS));
     let folder = RunFolder::open(path, args.keep, None)?;
     let options = args.options();
     let run = Run::start(config, recipe, tokenizer, corpus, globals.kernels, folder, options.clone())?;
-    announce(&run, config, &args.model_data, &options, globals);
+    announce(&run, config, &args.model_data, memory, &options, globals);
     Ok(run)
 }
 
@@ -281,7 +282,7 @@ fn resume(args: &TrainArgs, path: &Path, globals: Globals) -> Result<Run> {
     let mut recipe = record.recipe.clone().unwrap_or_else(default_recipe);
     refuse_contradictions(args, &checkpoint, &recipe)?;
     args.training.apply(&mut recipe);
-    memory::check(&checkpoint.config(), &recipe)?;
+    let memory = memory::check(&checkpoint.config(), &recipe)?;
     let given = |flag: &[PathBuf], stored: Vec<PathBuf>| if flag.is_empty() { stored } else { flag.to_vec() };
     let model_data = given(&args.model_data, training.model_data());
     let validation_data = given(&args.validation_data, training.validation_data());
@@ -298,7 +299,7 @@ fn resume(args: &TrainArgs, path: &Path, globals: Globals) -> Result<Run> {
             );
         }
     }
-    announce(&run, checkpoint.config(), &model_data, &options, globals);
+    announce(&run, checkpoint.config(), &model_data, memory, &options, globals);
     Ok(run)
 }
 
@@ -404,7 +405,14 @@ fn new_config(args: &ModelArgs, vocabulary: usize) -> Result<ModelConfig> {
     Ok(config)
 }
 
-fn announce(run: &Run, config: ModelConfig, model_data: &[PathBuf], options: &Options, globals: Globals) {
+fn announce(
+    run: &Run,
+    config: ModelConfig,
+    model_data: &[PathBuf],
+    memory: u64,
+    options: &Options,
+    globals: Globals,
+) {
     if globals.quiet {
         return;
     }
@@ -424,7 +432,9 @@ fn announce(run: &Run, config: ModelConfig, model_data: &[PathBuf], options: &Op
     }
     let (threads, kernel) = (options.threads, globals.kernels.name());
     let folder = run.folder().path().display();
-    tell!("Kernels {kernel}, {threads} threads. Checkpoints go to {folder}; Ctrl-C stops and saves.");
+    let memory = memory::size(memory);
+    tell!("Kernels {kernel}, {threads} threads, about {memory} of memory besides the text.");
+    tell!("Checkpoints go to {folder}; Ctrl-C stops and saves.");
 }
 
 fn size(bytes: usize) -> String {

@@ -9,7 +9,8 @@ use thiserror::Error;
 
 /// Name of the best model so far, without training state.
 const BEST: &str = "best.shoe";
-const METRICS: &str = "metrics.jsonl";
+/// Name of the course of a run in its folder.
+pub const METRICS: &str = "metrics.jsonl";
 const LOCK: &str = ".lock";
 
 /// Why a folder can't hold a run.

@@ -6,6 +6,7 @@ use super::trainer::StepReport;
 use crate::checkpoint::{Record, Validation};
 use crate::model::ModelConfig;
 use serde::Serialize;
+use std::f64::consts::LN_2;
 
 /// Seconds between lines; validations always get one.
 const INTERVAL: f64 = 1.0;
@@ -17,8 +18,17 @@ pub struct Metrics {
     seconds: f64,
     tokens: u64,
     rows: u64,
+    learning_rate: Option<f32>,
+    text: TextLoss,
     experts: usize,
     expert_rows: Vec<u64>, // [L, E] rows that each expert computed; empty if all compute every row
+}
+
+/// What turns nats a token of the training text into nats a character and bits a byte.
+#[derive(Clone, Copy)]
+pub struct TextLoss {
+    pub chars_per_token: f64,
+    pub bytes_per_token: f64,
 }
 
 #[derive(Serialize)]
@@ -29,6 +39,10 @@ struct Entry {
     seconds: f64,
     tokens_per_second: f64,
     loss: f64,
+    train_nats_per_char: f64,
+    train_bits_per_byte: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    learning_rate: Option<f32>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     last_step: Option<StepEntry>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,8 +65,8 @@ struct ValidationEntry {
 }
 
 impl Metrics {
-    /// Starts counting at `record`, for a model of configuration `config`.
-    pub fn new(record: &Record, config: &ModelConfig) -> Self {
+    /// Starts counting at `record`, for a model of configuration `config` that is trained on `text`.
+    pub fn new(record: &Record, config: &ModelConfig, text: TextLoss) -> Self {
         let sparse = config.top_k < config.experts;
         Metrics {
             sum: 0.0,
@@ -60,6 +74,8 @@ impl Metrics {
             seconds: record.seconds,
             tokens: record.tokens,
             rows: 0,
+            learning_rate: None,
+            text,
             experts: config.experts,
             expert_rows: vec![0; if sparse { config.layers * config.experts } else { 0 }],
         }
@@ -69,6 +85,7 @@ impl Metrics {
     pub fn step(&mut self, folder: &mut RunFolder, record: &Record, report: &StepReport, network: &Network) {
         self.sum += report.loss;
         self.steps += 1;
+        self.learning_rate = Some(report.learning_rate);
         self.rows += network.rows() as u64;
         network.count_expert_rows(&mut self.expert_rows);
         if record.seconds - self.seconds >= INTERVAL {
@@ -105,6 +122,9 @@ impl Metrics {
             seconds: record.seconds,
             tokens_per_second: tokens as f64 / seconds,
             loss,
+            train_nats_per_char: loss / self.text.chars_per_token,
+            train_bits_per_byte: loss / LN_2 / self.text.bytes_per_token,
+            learning_rate: self.learning_rate,
             last_step,
             expert_load: self.expert_load(),
             validation,

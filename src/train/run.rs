@@ -2,7 +2,7 @@
 
 use super::folder::{FolderError, RunFolder};
 use super::initialise::initialise;
-use super::metrics::Metrics;
+use super::metrics::{Metrics, TextLoss};
 use super::network::Dropout;
 use super::optimizer::Update;
 use super::schedule::Progress;
@@ -12,7 +12,7 @@ use crate::chat::sample_text;
 use crate::checkpoint::{
     Checkpoint, CheckpointError, Contents, Position, Recipe, Record, RunLength, TrainingState, Validation,
 };
-use crate::evaluate::{EvaluationText, evaluate};
+use crate::evaluate::{EvaluationText, characters, evaluate};
 use crate::model::{Layout, ModelConfig};
 use crate::tokenizer::{BOT, Special, Tokenizer, USER};
 use shoestring_kernels::{Kernels, Line};
@@ -227,7 +227,11 @@ impl Run {
             validated: now,
             validation_took: Duration::ZERO,
         };
-        let metrics = Metrics::new(&record, &config);
+        let text = TextLoss {
+            chars_per_token: characters(corpus.training()) as f64 / streams.tokens() as f64,
+            bytes_per_token: corpus.training().len() as f64 / streams.tokens() as f64,
+        };
+        let metrics = Metrics::new(&record, &config, text);
         folder.begin()?;
         Ok(Run {
             config,
@@ -250,6 +254,11 @@ impl Run {
     /// Tokens of the training text, and of the validation text.
     pub fn tokens(&self) -> (usize, usize) {
         (self.streams.tokens(), self.validation.tokens())
+    }
+
+    /// How long the run is.
+    pub fn length(&self) -> RunLength {
+        self.recipe.length
     }
 
     /// The record of the run so far.

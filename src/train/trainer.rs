@@ -32,6 +32,8 @@ pub struct StepReport {
     pub loss: f64,
     /// Norm of the gradient before clipping.
     pub gradient_norm: f64,
+    /// How far the update moved a weight at most, about.
+    pub learning_rate: f32,
     /// The largest magnitude of a state at the chunk's end.
     pub largest_state: f32,
     /// Whether the weights were updated: not if the loss or the gradient was not finite.
@@ -89,7 +91,7 @@ impl Trainer {
         // A state that runs away within a chunk starts the next one from here, and the penalty on it
         // (see `backward`) has time to work.
         self.network.carried_state().iter_mut().for_each(|h| *h = h.clamp(-CARRIED_BOUND, CARRIED_BOUND));
-        StepReport { loss, gradient_norm, largest_state, updated }
+        StepReport { loss, gradient_norm, learning_rate: update.learning_rate, largest_state, updated }
     }
 
     /// Mean loss of a chunk, nats a token; leaves its gradient in [`Trainer::last_gradient`].

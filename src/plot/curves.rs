@@ -1,0 +1,135 @@
+//! A run's losses, as its metrics tell them.
+
+use super::PlotError;
+use crate::train::METRICS;
+use serde::Deserialize;
+use std::fs;
+use std::path::Path;
+
+/// Points of a curve that are drawn at most; more would only make a line thick with noise.
+const MOST_POINTS: usize = 1500;
+
+/// What the losses are drawn over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Axis {
+    /// Training tokens read.
+    Tokens,
+    /// Optimizer steps.
+    Steps,
+    /// Seconds of training.
+    Time,
+}
+
+/// The losses of one run.
+#[derive(Clone, Debug)]
+pub struct Curve {
+    /// What the legend calls it.
+    pub name: String,
+    /// On the text it is trained on. Where a run went back to a checkpoint a new piece begins.
+    pub training: Vec<Vec<Loss>>,
+    /// On the held-out text, in pieces too.
+    pub validation: Vec<Vec<Loss>>,
+}
+
+/// A loss at some point of a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Loss {
+    /// Where it is on the axis.
+    pub x: f64,
+    /// Nats a character.
+    pub nats_per_char: f64,
+    /// Bits a byte.
+    pub bits_per_byte: f64,
+}
+
+/// What is drawn of a line of `metrics.jsonl`. A loss that was not finite is null.
+#[derive(Deserialize)]
+struct Line {
+    step: u64,
+    tokens: u64,
+    seconds: f64,
+    train_nats_per_char: Option<f64>,
+    train_bits_per_byte: Option<f64>,
+    val_nats_per_char: Option<f64>,
+    val_bits_per_byte: Option<f64>,
+}
+
+impl Curve {
+    /// Reads the metrics of a run, a folder or its `metrics.jsonl`.
+    ///
+    /// # Errors
+    /// If there is no such file, it holds something else, or no loss yet.
+    pub fn read(run: &Path, axis: Axis) -> Result<Self, PlotError> {
+        let path = if run.is_dir() { run.join(METRICS) } else { run.to_owned() };
+        let text =
+            fs::read_to_string(&path).map_err(|source| PlotError::Io { path: path.clone(), source })?;
+        let (mut training, mut validation) = (Vec::new(), Vec::new());
+        for (number, line) in text.split_inclusive('\n').enumerate() {
+            let line: Line = match serde_json::from_str(line) {
+                Ok(line) => line,
+                // A run that goes on, or was cut off, may be in the middle of a line.
+                Err(error) if error.is_eof() && !line.ends_with('\n') => break,
+                Err(error) => {
+                    let what = error.to_string();
+                    let what = what.split(" at line").next().unwrap_or_default().to_owned();
+                    return Err(PlotError::Broken { path, line: number + 1, what });
+                }
+            };
+            let x = match axis {
+                Axis::Tokens => line.tokens as f64,
+                Axis::Steps => line.step as f64,
+                Axis::Time => line.seconds,
+            };
+            push(&mut training, x, line.train_nats_per_char, line.train_bits_per_byte);
+            push(&mut validation, x, line.val_nats_per_char, line.val_bits_per_byte);
+        }
+        if training.is_empty() && validation.is_empty() {
+            return Err(PlotError::Empty { path });
+        }
+        let training = training.into_iter().map(thinned).collect();
+        Ok(Curve { name: name(run), training, validation })
+    }
+
+    /// All losses, of training and validation.
+    pub fn losses(&self) -> impl Iterator<Item = &Loss> {
+        self.training.iter().chain(&self.validation).flatten()
+    }
+
+    /// The lowest loss on the held-out text, in nats a character.
+    pub fn best(&self) -> Option<f64> {
+        self.validation.iter().flatten().map(|loss| loss.nats_per_char).min_by(f64::total_cmp)
+    }
+}
+
+/// Adds a loss, if there is one, to the last piece, or to a new one if it lies before that one's end.
+fn push(pieces: &mut Vec<Vec<Loss>>, x: f64, nats_per_char: Option<f64>, bits_per_byte: Option<f64>) {
+    let (Some(nats_per_char), Some(bits_per_byte)) = (nats_per_char, bits_per_byte) else { return };
+    let loss = Loss { x, nats_per_char, bits_per_byte };
+    match pieces.last_mut() {
+        Some(piece) if piece.last().is_none_or(|last| last.x <= x) => piece.push(loss),
+        _ => pieces.push(vec![loss]),
+    }
+}
+
+/// As few points as are worth drawing, each the mean of its neighbours.
+fn thinned(piece: Vec<Loss>) -> Vec<Loss> {
+    let each = piece.len().div_ceil(MOST_POINTS).max(1);
+    let mean =
+        |losses: &[Loss], of: fn(&Loss) -> f64| losses.iter().map(of).sum::<f64>() / losses.len() as f64;
+    let join = |losses: &[Loss]| Loss {
+        x: mean(losses, |loss| loss.x),
+        nats_per_char: mean(losses, |loss| loss.nats_per_char),
+        bits_per_byte: mean(losses, |loss| loss.bits_per_byte),
+    };
+    piece.chunks(each).map(join).collect()
+}
+
+/// A run is called as its folder is, by as much of the path as was given.
+fn name(run: &Path) -> String {
+    let folder = if run.ends_with(METRICS) { run.parent().unwrap_or(run) } else { run };
+    if matches!(folder.to_str(), Some("" | ".")) {
+        let here = fs::canonicalize(".").unwrap_or_default();
+        return here.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    }
+    folder.display().to_string()
+}
