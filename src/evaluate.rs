@@ -116,7 +116,7 @@ fn loss_of_network(weights: Weights<'_>, kernels: &'static Kernels, tokens: &[u3
 }
 
 fn loss_of_decoder(weights: Weights<'_>, kernels: &'static Kernels, tokens: &[u32], targets: &[u32]) -> f64 {
-    let mut decoder = Decoder::new(weights, kernels, 1, 1);
+    let mut decoder = Decoder::new(weights, kernels, 1);
     let vocabulary = weights.config.vocabulary;
     let mut state = vec![0.0; decoder.state_length()]; // [L, E, Hp]
     let mut logits = vec![0.0; CHUNK * padded(vocabulary)]; // [T, Vp]

@@ -2,6 +2,8 @@
 
 #[path = "common/program.rs"]
 mod program;
+#[path = "common/small_model.rs"]
+mod small_model;
 
 use program::{Finished, Workspace};
 use serde_json::Value;
@@ -128,6 +130,26 @@ fn forced_kernels_are_the_only_ones_measured_and_the_table_fits_80_columns() {
         Finished::from(command.env("SHOESTRING_KERNEL", "wide").output().unwrap()).success().json();
     assert_eq!(names(&by_variable["kernels"]), ["wide"]);
     assert_eq!(by_variable["chosen_by"], "SHOESTRING_KERNEL");
+}
+
+#[test]
+fn a_given_model_is_decoded_on_one_thread_and_on_all() {
+    let workspace = Workspace::new();
+    small_model::save_model(&workspace.path("model.shoe"), small_model::SMALL, true);
+    let arguments = ["bench", "--quick", "--json", "--checkpoint", "model.shoe"];
+    let report = workspace.run(&arguments).success().json();
+    assert_eq!(report["model"]["vocabulary"], small_model::SMALL.vocabulary);
+    let chosen =
+        array(&report["kernels"]).iter().find(|kernels| kernels["name"] == report["chosen"]).unwrap();
+    assert!(array(&chosen["training"]).is_empty());
+    let decoding = array(&chosen["decoding"]);
+    let mut threads: Vec<_> = decoding.iter().map(|decoding| decoding["threads"].as_u64().unwrap()).collect();
+    threads.dedup();
+    let cores = |name: &str| report["machine"][name].as_u64().unwrap();
+    let cores = cores("physical_cores").min(cores("usable_cores"));
+    assert_eq!(threads, if cores > 1 { vec![1, cores] } else { vec![1] });
+    decoding.iter().for_each(|decoding| positive(&decoding["long_prompt_tokens_per_second"]));
+    workspace.run(&["bench", "--checkpoint", "absent.shoe"]).failure(1, &["absent.shoe"]);
 }
 
 #[test]

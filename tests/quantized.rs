@@ -182,7 +182,7 @@ fn reading_together_one_by_one_on_threads_or_in_a_batch_is_the_same() {
                     "{kind} {config:?} {chunk}"
                 );
             }
-            let mut threaded = model.session_on(2);
+            let mut threaded = model.session().on_threads(2);
             threaded.feed_tokens(&tokens);
             assert_eq!(last(threaded.logits()), last(&one_by_one), "{kind} {config:?} on threads");
 
@@ -202,6 +202,23 @@ fn reading_together_one_by_one_on_threads_or_in_a_batch_is_the_same() {
                     "{kind} {config:?} text {text}"
                 );
             }
+        }
+    }
+}
+
+#[test]
+fn a_long_text_is_read_on_all_threads_to_the_same_state() {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+    for config in configs() {
+        for kind in Kind::ALL {
+            let model = model(config, kind, Kernels::best());
+            let tokens = tokens(&model, 700);
+            let mut together = model.session();
+            pool.install(|| together.feed_tokens(&tokens));
+            let mut apart = model.session();
+            tokens.chunks(50).for_each(|tokens| apart.feed_tokens(tokens));
+            assert_eq!(together.state(), apart.state(), "{kind} {config:?}");
+            assert_eq!(together.logits(), apart.logits(), "{kind} {config:?}");
         }
     }
 }

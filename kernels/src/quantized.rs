@@ -11,7 +11,7 @@
 //!
 //! Activations are quantized when they come up, each row `[K]` by itself: int8 codes and one f32 scale.
 
-use crate::line::{CodeLine, PANEL_ROWS, padded};
+use crate::line::{CodeLine, Line, PANEL_ROWS, padded};
 
 /// Inputs that are stored together.
 pub const UNIT: usize = 8;
@@ -37,7 +37,36 @@ pub struct QuantizedRows {
     sums: Vec<i32>,   // [M, groups(K)]
 }
 
+/// A recurrent cell in q8 with the steps it is to take: `batch` B texts side by side, H hidden units.
+#[derive(Debug)]
+pub struct QuantizedCell<'a> {
+    /// `[B, Hp]`: the states before the first step, then after the last.
+    pub state: &'a mut [f32],
+    /// `[T, B, Hp]`: what the candidates are before gelu without the states' part, then the states after each step.
+    pub steps: &'a mut [f32],
+    /// `[T, B, Hp]`: the update gates z.
+    pub update: &'a [f32],
+    /// Codes of the recurrent matrix [H, H].
+    pub recurrent: &'a [CodeLine],
+    /// The scales of its rows, a line a panel.
+    pub scales: &'a [Line],
+    /// Room for the states of a step as int8.
+    pub room: &'a mut QuantizedRows,
+}
+
 impl QuantizedRows {
+    /// Room for `rows` rows of `depth` numbers, at least 1.
+    pub(crate) fn resize(&mut self, rows: usize, depth: usize) {
+        self.codes.resize(rows * padded(depth), 0);
+        self.scales.resize(rows, 0.0);
+        self.sums.resize(rows * groups(depth), 0);
+    }
+
+    /// Codes, scales and sums, to be written.
+    pub(crate) fn parts_mut(&mut self) -> (&mut [i8], &mut [f32], &mut [i32]) {
+        (&mut self.codes, &mut self.scales, &mut self.sums)
+    }
+
     /// The quantized rows of x: [M, padded(K)], `depth` K, at least 1.
     ///
     /// # Panics
@@ -45,9 +74,7 @@ impl QuantizedRows {
     /// If x is not a whole number of rows.
     pub fn quantize(&mut self, kernels: &crate::Kernels, x: &[f32], depth: usize) -> Quantized<'_> {
         let rows = x.len() / padded(depth).max(1);
-        self.codes.resize(x.len(), 0);
-        self.scales.resize(rows, 0.0);
-        self.sums.resize(rows * groups(depth), 0);
+        self.resize(rows, depth);
         kernels.quantize_rows(&mut self.codes, &mut self.scales, &mut self.sums, x, depth);
         self.last()
     }

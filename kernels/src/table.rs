@@ -2,7 +2,7 @@
 //! functions are made.
 
 use crate::line::{CodeLine, HalfLine, Line, PairLine};
-use crate::quantized::Quantized;
+use crate::quantized::{Quantized, QuantizedCell};
 use half::{bf16, f16};
 
 /// What a matrix product does with `out`, beside storing the sums in it.
@@ -62,6 +62,7 @@ macro_rules! operations {
                 out: &mut [f32], a: Quantized<'_>, weights: &[CodeLine], scales: &[HalfLine], depth: usize,
                 epilogue: Epilogue<'_>
             ) -> ();
+            cell_forward_q8(cells: &mut [QuantizedCell<'_>], batch: usize, hidden: usize) -> ();
             quantize_rows(
                 codes: &mut [i8], scales: &mut [f32], sums: &mut [i32], x: &[f32], depth: usize
             ) -> ();

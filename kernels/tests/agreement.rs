@@ -2,7 +2,7 @@
 //! them; and that all kernels do in the operations that a quantized model is run with.
 
 use half::f16;
-use shoestring_kernels::quantized::{Quantized, groups, q4_lines, q8_lines};
+use shoestring_kernels::quantized::{Quantized, QuantizedCell, QuantizedRows, groups, q4_lines, q8_lines};
 use shoestring_kernels::{
     AdamwStep, CodeLine, Epilogue, HalfLine, Kernels, Line, PANEL_ROWS, as_codes, as_codes_mut, as_floats,
     as_halves, padded,
@@ -83,6 +83,19 @@ fn everything_exact(kernels: &Kernels, seed: u64) -> Vec<f32> {
     kernels.cell_step(&mut h, &z, &out);
     kernels.gemm_unfused(&mut z, &x, &weights, depth, Epilogue::BiasSigmoid(&gain));
     kernels.cell_step(&mut h, &z, &out);
+    let recurrent = codes(q8_lines(np, np), &mut random);
+    let (mut state, mut steps) = (random.floats(np), h.clone()); // [Np], [M, Np]
+    let mut room = QuantizedRows::default();
+    let mut cell = [QuantizedCell {
+        state: &mut state,
+        steps: &mut steps,
+        update: &z,
+        recurrent: &recurrent,
+        scales: &q8_scales,
+        room: &mut room,
+    }];
+    kernels.cell_forward_q8(&mut cell, 1, np);
+    all.extend(state.iter().chain(&steps));
     kernels.add_scaled_rows(&mut h, &out, &scales);
     all.extend(z.iter().chain(&h));
     let mut inverse_rms = vec![0.0; rows];

@@ -4,7 +4,7 @@
 mod example;
 
 use half::{bf16, f16};
-use shoestring_kernels::quantized::Quantized;
+use shoestring_kernels::quantized::{Quantized, QuantizedCell};
 use shoestring_kernels::{
     AdamwStep, CodeLine, Epilogue, HalfLine, Kernels, Line, PairLine, Table, as_floats_mut,
 };
@@ -113,6 +113,11 @@ unsafe fn spoil<const FAULT: usize>(output: &mut [f32]) {
     }
 }
 
+/// The last output of the last cell.
+fn last_steps<'a>(cells: &'a mut [QuantizedCell<'_>]) -> &'a mut [f32] {
+    cells.last_mut().map_or(&mut [], |cell| cell.steps)
+}
+
 /// Every operation with every fault in one of its outputs; the rest is right.
 fn wrong_kernels() -> Vec<(&'static str, Kernels)> {
     let mut all = Vec::new();
@@ -153,6 +158,7 @@ fn wrong_kernels() -> Vec<(&'static str, Kernels)> {
             out: &mut [f32], a: Quantized<'_>, weights: &[CodeLine], scales: &[HalfLine], depth: usize,
             epilogue: Epilogue<'_>
         ), out;
+        cell_forward_q8(cells: &mut [QuantizedCell<'_>], batch: usize, hidden: usize), last_steps(cells);
         quantize_rows(codes: &mut [i8], scales: &mut [f32], sums: &mut [i32], x: &[f32], depth: usize), scales;
         dequantize_q8(out: &mut [f32], codes: &[i8], scale: f32), out;
         dequantize_q4(out: &mut [f32], codes: &[i8], scales: &[f16]), out;
@@ -277,6 +283,7 @@ fn wrong_kernels() -> Vec<(&'static str, Kernels)> {
             out: &mut [f32], a: Quantized<'_>, weights: &[CodeLine], scales: &[HalfLine], depth: usize,
             epilogue: Epilogue<'_>
         ), out;
+        cell_forward_q8(cells: &mut [QuantizedCell<'_>], batch: usize, hidden: usize), last_steps(cells);
         quantize_rows(codes: &mut [i8], scales: &mut [f32], sums: &mut [i32], x: &[f32], depth: usize), scales;
         dequantize_q8(out: &mut [f32], codes: &[i8], scale: f32), out;
         dequantize_q4(out: &mut [f32], codes: &[i8], scales: &[f16]), out;

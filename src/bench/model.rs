@@ -17,6 +17,8 @@ use std::hint::black_box;
 const TRAINING_EFFORT: u32 = 8;
 /// Tokens decoded in one run.
 const RUN_TOKENS: usize = 64;
+/// Tokens of a prompt that is long enough to be read on all threads.
+const PROMPT_TOKENS: usize = 2048;
 
 /// How fast a model trains.
 #[derive(Clone, Debug, Serialize)]
@@ -36,6 +38,8 @@ pub struct Training {
 pub struct Decoding {
     /// How its weights are stored.
     pub weights: &'static str,
+    /// Threads that write.
+    pub threads: usize,
     /// Tokens written a second, sampling included.
     pub tokens_per_second: f64,
     /// Microseconds a token takes in the layers.
@@ -44,8 +48,10 @@ pub struct Decoding {
     pub head_us: f64,
     /// Microseconds of sampling.
     pub sampling_us: f64,
-    /// Tokens of a prompt read a second.
+    /// Tokens of a prompt read a second on one thread.
     pub prompt_tokens_per_second: f64,
+    /// The same of a long prompt on all threads.
+    pub long_prompt_tokens_per_second: f64,
     /// Bytes of weights that writing a token reads.
     pub bytes: usize,
     /// Billions of bytes of weights read a second.
@@ -97,17 +103,11 @@ pub fn training(
     Ok(Training { threads, tokens_per_second, gflops, share: gflops / (threads as f64 * peaks.gflops) })
 }
 
-/// Tokens of `model`, its weights stored as `kind`, one after another on this thread.
-pub fn decoding(
-    model: &Model,
-    kind: Kind,
-    kernels: &'static Kernels,
-    peaks: &Peaks,
-    effort: Effort,
-) -> Decoding {
+/// Tokens of `model`, its weights stored as `kind`, one after another on `threads` threads.
+pub fn decoding(model: &Model, kind: Kind, threads: usize, peaks: &Peaks, effort: Effort) -> Decoding {
     let stored = requantize(model, kind);
     let weights = Weights { config: model.config(), layout: &stored.layout, lines: &stored.lines };
-    let mut session = Session::new(weights, model.tokenizer(), kernels);
+    let mut session = Session::new(weights, model.tokenizer(), model.kernels()).on_threads(threads);
     let mut sampler = Sampler::new(Sampling::default());
     let mut token = tokenizer::EOS;
     let mut write = |parts: [bool; 3]| {
@@ -128,17 +128,23 @@ pub fn decoding(
     // With each part the ones before it, so that a difference is the time of a part.
     let (layers, with_head, all) =
         (seconds([true, false, false]), seconds([true, true, false]), seconds([true, true, true]));
-    let prompt: Vec<u32> = (0..RUN_TOKENS as u32).map(|i| i % weights.config.vocabulary as u32).collect();
-    let reading = effort.median_seconds(|| timed(|| session.feed_tokens(&prompt))) / RUN_TOKENS as f64;
+    let prompt: Vec<u32> = (0..PROMPT_TOKENS as u32).map(|i| i % weights.config.vocabulary as u32).collect();
+    let mut session = session.on_threads(1);
+    let mut reading = |prompt: &[u32]| {
+        prompt.len() as f64 / effort.median_seconds(|| timed(|| session.feed_tokens(prompt)))
+    };
+    let (short, long) = (reading(&prompt[..RUN_TOKENS]), reading(&prompt));
     let bytes = bytes_read(&stored.layout, &weights.config);
     let (gb_per_s, level) = (bytes as f64 / all / 1e9, peaks.level_of(bytes));
     Decoding {
         weights: kind.name(),
+        threads,
         tokens_per_second: 1.0 / all,
         layers_us: 1e6 * layers,
         head_us: 1e6 * (with_head - layers).max(0.0),
         sampling_us: 1e6 * (all - with_head).max(0.0),
-        prompt_tokens_per_second: 1.0 / reading,
+        prompt_tokens_per_second: short,
+        long_prompt_tokens_per_second: long,
         bytes,
         gb_per_s,
         peak: level.map(|level| level.level),

@@ -1,9 +1,8 @@
-//! Weight lines and tokenizer words inside an archive: their archived form is their own memory, so a
-//! mapped file is the kernels' operand as it stands.
+//! Weight lines inside an archive: their archived form is their own memory, so a mapped file is the kernels'
+//! operand as it stands.
 
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::{Fallible, Source};
-use rkyv::rend::u32_le;
 use rkyv::ser::{Allocator, Positional, Writer};
 use rkyv::traits::{CopyOptimization, NoUndef};
 use rkyv::vec::{ArchivedVec, VecResolver};
@@ -88,14 +87,5 @@ fn align_for_lines<S: Fallible + Writer + ?Sized>(serializer: &mut S) -> Result<
 pub fn lines(stored: &ArchivedVec<StoredLine>) -> &[Line] {
     let stored = stored.as_slice();
     // SAFETY: `StoredLine` is a `repr(transparent)` wrapper of `Line`.
-    unsafe { std::slice::from_raw_parts(stored.as_ptr().cast(), stored.len()) }
-}
-
-/// Archived little-endian words as native ones.
-pub fn words(stored: &ArchivedVec<u32_le>) -> &[u32] {
-    const { assert!(size_of::<u32_le>() == 4 && align_of::<u32_le>() == align_of::<u32>()) };
-    let stored = stored.as_slice();
-    // SAFETY: same size and alignment, and on a little-endian target (others do not compile) the same
-    // bytes; every bit pattern is a valid u32.
     unsafe { std::slice::from_raw_parts(stored.as_ptr().cast(), stored.len()) }
 }

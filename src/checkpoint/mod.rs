@@ -1,6 +1,6 @@
 //! Checkpoints (`.shoe`): a 64-byte header and one rkyv archive, mapped and used as it lies.
 //!
-//! Opening validates the file and deserializes nothing; weights go from the mapping straight into the
+//! Opening validates the file and unpacks the tokenizer, nothing else; weights go from the mapping straight into the
 //! kernels. The format is described in `docs/checkpoint-format.md`.
 
 mod header;
@@ -14,7 +14,7 @@ pub use save::{atomic_write, save};
 pub use schema::{Contents, Position, Recipe, Record, RunLength, TrainingState, Validation};
 
 use crate::model::{ConfigError, Kind, Layout, ModelConfig};
-use crate::tokenizer::{Tokenizer, TokenizerError, TokenizerView};
+use crate::tokenizer::{Tokenizer, TokenizerView};
 use header::{HEADER_LENGTH, Header};
 use memmap2::Mmap;
 use rkyv::rancor;
@@ -68,11 +68,12 @@ pub enum CheckpointError {
     TooLarge { path: PathBuf, size: usize, largest: usize },
 }
 
-/// An opened checkpoint. Everything is read in place.
+/// An opened checkpoint. Everything but the tokenizer is read in place.
 pub struct Checkpoint {
     bytes: Bytes,
     path: PathBuf,
     header: Header,
+    tokenizer: Tokenizer,
 }
 
 enum Bytes {
@@ -127,7 +128,7 @@ impl Checkpoint {
 
     fn validate(bytes: Bytes, path: PathBuf) -> Result<Self, CheckpointError> {
         let header = Header::parse(bytes.get(), &path)?;
-        let checkpoint = Checkpoint { bytes, path, header };
+        let mut checkpoint = Checkpoint { bytes, path, header, tokenizer: Tokenizer::default() };
         let file = checkpoint.bytes.get();
         if file.len() <= VERIFY_AT_OPEN {
             checkpoint.verify()?;
@@ -142,8 +143,8 @@ impl Checkpoint {
         if archive.weights.len() != lines {
             return Err(checkpoint.damaged("its weights don't fit its configuration"));
         }
-        let tokenizer = checkpoint.checked_tokenizer().map_err(|e| checkpoint.damaged(&e.to_string()))?;
-        if tokenizer.vocabulary_size() != config.vocabulary {
+        let tokenizer = archive.tokenizer.unpack().map_err(|e| checkpoint.damaged(&e.to_string()))?;
+        if tokenizer.view().vocabulary_size() != config.vocabulary {
             return Err(checkpoint.damaged("its tokenizer doesn't fit its configuration"));
         }
         if let Some(training) = archive.training.as_ref() {
@@ -157,6 +158,7 @@ impl Checkpoint {
                 return Err(checkpoint.damaged("its training state doesn't fit its configuration"));
             }
         }
+        checkpoint.tokenizer = tokenizer;
         Ok(checkpoint)
     }
 
@@ -204,13 +206,7 @@ impl Checkpoint {
 
     /// The tokenizer whose ids the model was trained on.
     pub fn tokenizer(&self) -> TokenizerView<'_> {
-        let tokenizer = &self.archive().tokenizer;
-        TokenizerView::trusted(
-            line::words(&tokenizer.token_offsets),
-            &tokenizer.token_bytes,
-            line::words(&tokenizer.merges),
-            line::words(&tokenizer.merge_slots),
-        )
+        self.tokenizer.view()
     }
 
     /// How the model came to be.
@@ -234,16 +230,6 @@ impl Checkpoint {
     /// Whether training can go on from this file.
     pub fn is_resumable(&self) -> bool {
         self.archive().training.is_some()
-    }
-
-    fn checked_tokenizer(&self) -> Result<TokenizerView<'_>, TokenizerError> {
-        let tokenizer = &self.archive().tokenizer;
-        TokenizerView::new(
-            line::words(&tokenizer.token_offsets),
-            &tokenizer.token_bytes,
-            line::words(&tokenizer.merges),
-            line::words(&tokenizer.merge_slots),
-        )
     }
 
     fn archive(&self) -> &ArchivedContents<'_> {
@@ -305,7 +291,7 @@ impl Bytes {
 /// # Errors
 /// As [`Checkpoint::open`].
 pub fn open_tokenizer(path: &Path) -> Result<Tokenizer, CheckpointError> {
-    Ok(Checkpoint::open(path)?.tokenizer().to_owned())
+    Ok(Checkpoint::open(path)?.tokenizer)
 }
 
 /// Copies one of the small plain structs out of a validated archive.

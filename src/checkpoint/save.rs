@@ -44,9 +44,9 @@ fn size(contents: &Contents<'_>) -> usize {
         let TrainingState { first_moment, second_moment, position, .. } = training;
         size_of_val(*first_moment) + size_of_val(*second_moment) + size_of_val(&position.carried_state[..])
     });
-    let words = [&tokenizer.token_offsets, &tokenizer.merges, &tokenizer.merge_slots];
-    let tokenizer =
-        words.map(|words| size_of_val(&words[..])).iter().sum::<usize>() + tokenizer.token_bytes.len();
+    let tokenizer = size_of_val(&tokenizer.token_offsets[..])
+        + size_of_val(&tokenizer.merges[..])
+        + tokenizer.token_bytes.len();
     size_of_val(*weights) + training + tokenizer
 }
 

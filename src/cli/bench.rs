@@ -2,24 +2,30 @@
 
 use super::{Globals, KernelSource, cores, memory};
 use crate::bench::{
-    DEFAULT_MODEL, Decoding, Effort, Machine, Measured, Memory, Peaks, Training, decoding, shapes, training,
+    Decoding, Effort, Machine, Measured, Memory, Peaks, Training, decoding, shapes, training,
 };
 use crate::bundled;
+use crate::checkpoint::Checkpoint;
 use crate::model::{Kind, Model, ModelConfig};
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::{Serialize, Serializer};
 use shoestring_kernels::Kernels;
 use std::io::{self, Write, stdout};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Args)]
 #[command(after_help = "Examples:\n  shoestring bench\n  shoestring bench --kernel avx2 --quick\n  \
+    shoestring bench --checkpoint model.shoe\n  \
     shoestring bench --json > bench.json\n\ndocs/benchmarks.md explains every line.")]
 pub struct BenchArgs {
     /// Measure for about 4 seconds instead of 20, and training and decoding with the chosen kernels only
     #[arg(long)]
     quick: bool,
+    /// Decode this model instead of the bundled one, on one thread and on all, and train none
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -69,6 +75,7 @@ pub fn run(args: &BenchArgs, globals: Globals) -> Result<ExitCode> {
     let forced = globals.kernel_source != KernelSource::Best;
     let sets = if forced { vec![globals.kernels] } else { Kernels::available().to_vec() };
     let effort = if args.quick { Effort::quick(sets.len()) } else { Effort::full(sets.len()) };
+    let config = args.open_model()?.config();
     let machine = Machine::detect();
     let available = memory::available();
     let memory = Memory::new(&machine, available);
@@ -83,7 +90,7 @@ pub fn run(args: &BenchArgs, globals: Globals) -> Result<ExitCode> {
             .collect(),
         chosen: globals.kernels.name(),
         chosen_by: globals.kernel_source,
-        model: Sizes::of(&DEFAULT_MODEL),
+        model: Sizes::of(&config),
         kernels: Vec::new(),
     };
     let mut out = stdout().lock();
@@ -91,10 +98,16 @@ pub fn run(args: &BenchArgs, globals: Globals) -> Result<ExitCode> {
         write_machine(&mut out, &report)?;
     }
     for kernels in sets {
-        let whole_model = !args.quick || kernels.name() == report.chosen;
-        let measured = measure(kernels, &memory, effort, whole_model)?;
+        let mut measured = measure(kernels, &memory, effort);
+        if !args.quick || kernels.name() == report.chosen {
+            if args.checkpoint.is_none() {
+                measured.train(kernels, effort)?;
+            }
+            let model = Model::new(args.open_model()?, kernels);
+            measured.decode(&model, args.checkpoint.is_some(), effort);
+        }
         if !args.json {
-            write_kernels(&mut out, &measured)?;
+            write_kernels(&mut out, &measured, args.checkpoint.is_none())?;
         }
         report.kernels.push(measured);
     }
@@ -104,30 +117,47 @@ pub fn run(args: &BenchArgs, globals: Globals) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn measure(
-    kernels: &'static Kernels,
-    memory: &Memory,
-    effort: Effort,
-    whole_model: bool,
-) -> Result<KernelReport> {
+fn measure(kernels: &'static Kernels, memory: &Memory, effort: Effort) -> KernelReport {
     let peaks = Peaks::measure(kernels, memory, effort);
     let operations = shapes::of_default_model();
     let operations = operations.iter().map(|operation| operation.measure(kernels, &peaks, effort)).collect();
-    let mut report =
-        KernelReport { name: kernels.name(), peaks, operations, training: Vec::new(), decoding: Vec::new() };
-    if whole_model {
-        let mut threads = vec![1, cores()];
-        threads.dedup();
-        for threads in threads {
-            let training =
-                training(kernels, threads, &report.peaks, effort).context("cannot start threads")?;
-            report.training.push(training);
-        }
-        let model = Model::new(bundled::model()?, kernels);
-        let kinds = Kind::ALL.into_iter();
-        report.decoding = kinds.map(|kind| decoding(&model, kind, kernels, &report.peaks, effort)).collect();
+    KernelReport { name: kernels.name(), peaks, operations, training: Vec::new(), decoding: Vec::new() }
+}
+
+/// One thread, and all of them if there are more.
+fn thread_counts() -> Vec<usize> {
+    let mut threads = vec![1, cores()];
+    threads.dedup();
+    threads
+}
+
+impl BenchArgs {
+    /// The model that is to be decoded.
+    fn open_model(&self) -> Result<Checkpoint> {
+        Ok(match &self.checkpoint {
+            Some(path) => Checkpoint::open(path)?,
+            None => bundled::model()?,
+        })
     }
-    Ok(report)
+}
+
+impl KernelReport {
+    fn train(&mut self, kernels: &'static Kernels, effort: Effort) -> Result<()> {
+        for threads in thread_counts() {
+            let training = training(kernels, threads, &self.peaks, effort).context("cannot start threads")?;
+            self.training.push(training);
+        }
+        Ok(())
+    }
+
+    /// Decodes with every kind of weights; on all threads too if they may be worth it.
+    fn decode(&mut self, model: &Model, on_threads: bool, effort: Effort) {
+        for threads in if on_threads { thread_counts() } else { vec![1] } {
+            for kind in Kind::ALL {
+                self.decoding.push(decoding(model, kind, threads, &self.peaks, effort));
+            }
+        }
+    }
 }
 
 impl Sizes {
@@ -184,7 +214,7 @@ fn write_machine(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     }
 }
 
-fn write_kernels(out: &mut dyn Write, report: &KernelReport) -> io::Result<()> {
+fn write_kernels(out: &mut dyn Write, report: &KernelReport, bundled: bool) -> io::Result<()> {
     let peaks = &report.peaks;
     writeln!(out, "\n{}, peaks of one core", report.name)?;
     let line = |out: &mut dyn Write, what: &str, of: &str, value: f64, unit: &str, note: &str| {
@@ -206,26 +236,37 @@ fn write_kernels(out: &mut dyn Write, report: &KernelReport) -> io::Result<()> {
         }
     }
     if !report.decoding.is_empty() {
-        writeln!(out, "{}, the default model", report.name)?;
+        writeln!(out, "{}, the {} model", report.name, if bundled { "default" } else { "given" })?;
     }
     for Training { threads, tokens_per_second, share, .. } in &report.training {
-        let of = format!("{threads} thread{}", if *threads == 1 { "" } else { "s" });
         let note = of_peak(Some("multiply-add"), Some(*share));
-        line(out, "training", &of, *tokens_per_second, "tokens/s", &note)?;
+        line(out, "training", &count(*threads), *tokens_per_second, "tokens/s", &note)?;
     }
-    for Decoding { weights, tokens_per_second, peak, share, .. } in &report.decoding {
-        let of = format!("{weights}, 1 thread");
+    for Decoding { weights, threads, tokens_per_second, peak, share, .. } in &report.decoding {
+        let of = format!("{weights}, {}", count(*threads));
         line(out, "decoding", &of, *tokens_per_second, "tokens/s", &of_peak(*peak, *share))?;
     }
-    for Decoding { weights, layers_us, head_us, sampling_us, .. } in &report.decoding {
+    let on_one_thread = || report.decoding.iter().filter(|decoding| decoding.threads == 1);
+    for Decoding { weights, layers_us, head_us, sampling_us, .. } in on_one_thread() {
         let us = |value: f64| format!("{value:.2}");
         let (layers, head, sampling) = (us(*layers_us), us(*head_us), us(*sampling_us));
         writeln!(out, "    {weights}: {layers} us a token in the layers, {head} head, {sampling} sampling")?;
     }
-    for Decoding { weights, prompt_tokens_per_second, .. } in &report.decoding {
-        line(out, "reading", &format!("{weights}, 1 thread"), *prompt_tokens_per_second, "tokens/s", "")?;
+    for decoding in on_one_thread() {
+        let rates = [
+            (format!("{}, 1 thread", decoding.weights), decoding.prompt_tokens_per_second),
+            (format!("{}, long prompt", decoding.weights), decoding.long_prompt_tokens_per_second),
+        ];
+        for (of, tokens_per_second) in rates {
+            let note = format!("{:.1} times decoding", tokens_per_second / decoding.tokens_per_second);
+            line(out, "reading", &of, tokens_per_second, "tokens/s", &note)?;
+        }
     }
     out.flush()
+}
+
+fn count(threads: usize) -> String {
+    format!("{threads} thread{}", if threads == 1 { "" } else { "s" })
 }
 
 /// Such as `86 % multiply-add`.

@@ -16,7 +16,7 @@ pub struct Batch<'m> {
 impl<'m> Batch<'m> {
     /// `texts` texts, at least one, at their start: state zero.
     pub fn new(weights: Weights<'m>, kernels: &'static Kernels, texts: usize) -> Self {
-        let decoder = Decoder::new(weights, kernels, texts, 1);
+        let decoder = Decoder::new(weights, kernels, texts);
         Batch {
             state: vec![0.0; decoder.state_length()],
             logits: vec![0.0; texts * padded(weights.config.vocabulary)],

@@ -3,18 +3,30 @@
 //! Tokens go through a layer together: `steps` consecutive ones of each of `batch` texts. What does not depend on
 //! the state is one matrix product for all of them, so a weight is read once for many tokens; only the recurrent
 //! product takes the steps one by one. A single token, as when a text is generated, is the same with one row.
+//!
+//! Long texts are read on several threads: rows are independent but for the experts' states, and the states of one
+//! expert are independent of those of another. How the work is split changes no result.
 
+use super::experts::{Experts, Room};
 use super::panels::{Activations, Panels};
-use super::{LayerLayout, Weights, router::route};
+use super::{LayerLayout, ModelConfig, Storage, Weights, router::route};
 use rayon::prelude::*;
 use shoestring_kernels::quantized::QuantizedRows;
-use shoestring_kernels::{Epilogue, Kernels, Line, PANEL_ROWS, padded};
+use shoestring_kernels::{Epilogue, Kernels, Line, PANEL_ROWS, pack_panels, padded, panel_lines};
+use std::borrow::Cow;
+use std::error::Error;
 use std::ops::Range;
 
-/// Rows that go through a layer together at most, unless there are more texts than that.
+/// Rows of a block at most, unless there are more texts than that: their buffers stay in the first-level cache.
 pub const CHUNK: usize = 32;
 
-/// A model and the buffers to run it over `batch` texts side by side. M = steps · batch rows, ordered by step.
+/// Blocks that go through the layers together where several threads read: threads wait for each other twice a layer.
+const BLOCKS: usize = 8;
+
+/// Tokens that are worth starting threads for.
+const LONG: usize = 512;
+
+/// A model and the buffers to run it over `batch` texts side by side.
 #[derive(Clone)]
 pub struct Decoder<'m> {
     weights: Weights<'m>,
@@ -22,61 +34,67 @@ pub struct Decoder<'m> {
     layers: Vec<LayerPanels<'m>>,
     head: Panels<'m>,
     batch: usize,
-    tasks: usize,
-    rows: Vec<f32>,             // [M, max(Dp, Hp)] a layer's input, then its output
-    scores: Vec<f32>,           // [M, Ep] router scores, then probabilities
-    active: Vec<bool>,          // [M, E]
-    gate: Vec<f32>,             // [E, M] probability if active, else 0
-    update: Vec<f32>,           // [E, M, Hp] update gate z
-    candidate: Vec<f32>,        // [E, M, Hp] candidate before gelu
-    hidden: Vec<f32>,           // [E, M, Hp] states after each step
-    sum: Vec<f32>,              // [M, Hp] mixture plus residual
-    inverse_rms: Vec<f32>,      // [M]
-    inputs: QuantizedRows,      // [M, D]
-    states: Vec<QuantizedRows>, // [tasks][E · B, H]
+    threads: usize,
+    blocks: Vec<Block>,    // of the tokens last read together
+    current: usize,        // the block that `each` is called for
+    hidden: Vec<f32>,      // [E, M, Hp] states after each step, M the rows of all blocks
+    rooms: Vec<Room>,      // [threads]
+    logits: QuantizedRows, // [M, H] what the head multiplies with
+}
+
+/// Rows of a layer, m of them, steps · batch, ordered by step.
+#[derive(Clone, Default)]
+pub(super) struct Block {
+    pub(super) start: usize,      // rows before it in the other blocks
+    pub(super) length: usize,     // m
+    rows: Vec<f32>,               // [m, max(Dp, Hp)] a layer's input, then its output
+    scores: Vec<f32>,             // [m, Ep] router scores, then probabilities
+    pub(super) active: Vec<bool>, // [m, E]
+    gate: Vec<f32>,               // [E, m] probability if active, else 0
+    sum: Vec<f32>,                // [m, Hp] mixture plus residual
+    inverse_rms: Vec<f32>,        // [m]
+    inputs: QuantizedRows,        // [m, D]
 }
 
 /// The weights of one layer.
-#[derive(Clone, Copy)]
-struct LayerPanels<'m> {
-    router: &'m [Line],
+#[derive(Clone)]
+pub(super) struct LayerPanels<'m> {
+    router: Cow<'m, [Line]>, // [E, D]
     router_bias: &'m [Line],
-    update: Panels<'m>, // [E, H, D]
-    update_bias: &'m [Line],
-    candidate: Panels<'m>, // [E, H, D]
-    candidate_bias: &'m [Line],
-    recurrent: Panels<'m>, // [E, H, H]
+    pub(super) update: Panels<'m>, // [E, H, D]
+    pub(super) update_bias: &'m [Line],
+    pub(super) candidate: Panels<'m>, // [E, H, D]
+    pub(super) candidate_bias: &'m [Line],
+    pub(super) recurrent: Panels<'m>, // [E, H, H]
     residual: Option<(Panels<'m>, &'m [Line])>,
     norm: &'m [Line],
-    input_width: usize,
+    pub(super) input_width: usize,
 }
 
 impl<'m> Decoder<'m> {
-    /// A decoder of `batch` texts, at least one, that run on up to `threads` threads of the current rayon pool. Neither
-    /// number changes what any text becomes.
-    pub fn new(weights: Weights<'m>, kernels: &'static Kernels, batch: usize, threads: usize) -> Self {
+    /// A decoder of `batch` texts, at least one, that runs on the thread that calls it, or on all of the current rayon
+    /// pool while it reads a long text. No number of threads changes what any text becomes.
+    pub fn new(weights: Weights<'m>, kernels: &'static Kernels, batch: usize) -> Self {
         let (layout, config) = (weights.layout, weights.config);
         let layers = layout.layers.iter().enumerate();
-        let tasks = threads.clamp(1, config.experts);
         Decoder {
             kernels,
             layers: layers.map(|(i, l)| LayerPanels::new(weights, l, config.input_width(i))).collect(),
             head: weights.panels(&layout.head),
             weights,
             batch,
-            tasks,
-            rows: Vec::new(),
-            scores: Vec::new(),
-            active: Vec::new(),
-            gate: Vec::new(),
-            update: Vec::new(),
-            candidate: Vec::new(),
+            threads: 1,
+            blocks: Vec::new(),
+            current: 0,
             hidden: Vec::new(),
-            sum: Vec::new(),
-            inverse_rms: Vec::new(),
-            inputs: QuantizedRows::default(),
-            states: vec![QuantizedRows::default(); tasks],
+            rooms: Vec::new(),
+            logits: QuantizedRows::default(),
         }
+    }
+
+    /// Runs on up to `threads` threads of the current rayon pool from now on.
+    pub fn set_threads(&mut self, threads: usize) {
+        self.threads = threads.max(1);
     }
 
     /// Floats in the state of the texts, `[L, E, B, Hp]`.
@@ -105,35 +123,58 @@ impl<'m> Decoder<'m> {
     ///
     /// # Panics
     /// If a token is not below the vocabulary's size, the tokens are not whole steps, or the state has another length.
-    pub fn read(&mut self, tokens: &[u32], state: &mut [f32], mut each: impl FnMut(&mut Self, Range<usize>)) {
+    pub fn read(
+        &mut self,
+        tokens: &[u32],
+        state: &mut [f32],
+        each: impl FnMut(&mut Self, Range<usize>) + Send,
+    ) {
         assert!(tokens.len().is_multiple_of(self.batch), "tokens must be whole steps of {}", self.batch);
         assert_eq!(state.len(), self.state_length(), "the state does not fit the model");
-        let layer_state = state.len() / self.weights.config.layers;
-        let chunk = (CHUNK / self.batch).max(1) * self.batch;
-        let mut first = 0;
-        for tokens in tokens.chunks(chunk) {
-            self.make_room(tokens.len());
-            self.embed(tokens);
-            for (i, state) in state.chunks_exact_mut(layer_state).enumerate() {
-                self.layer(i, state);
-            }
-            each(self, first..first + tokens.len());
-            first += tokens.len();
+        let threads = if tokens.len() < LONG { self.threads } else { self.threads.max(pool_threads()) };
+        if threads == 1 {
+            self.read_on(1, tokens, state, each);
+        } else {
+            // A thread of the pool hands on work faster than one that is not.
+            rayon::scope(|_| self.read_on(threads, tokens, state, each));
         }
     }
 
-    /// The outputs of the last layer for the tokens last read together, `[M, Hp]`.
-    pub fn outputs(&self) -> &[f32] {
-        &self.rows[..self.sum.len()]
+    fn read_on(
+        &mut self,
+        threads: usize,
+        tokens: &[u32],
+        state: &mut [f32],
+        mut each: impl FnMut(&mut Self, Range<usize>),
+    ) {
+        let block = (CHUNK / self.batch).max(1) * self.batch;
+        let together = if threads == 1 { 1 } else { BLOCKS };
+        let mut first = 0;
+        for tokens in tokens.chunks(together * block) {
+            self.make_room(tokens.len(), block, threads);
+            self.run(tokens, state, threads);
+            for index in 0..self.blocks.len() {
+                self.current = index;
+                let length = self.blocks[index].length;
+                each(self, first..first + length);
+                first += length;
+            }
+        }
     }
 
-    /// The logits after each of the tokens last read together, `[M, Vp]`.
+    /// The outputs of the last layer for the tokens of the range that `each` was called with, `[m, Hp]`.
+    pub fn outputs(&self) -> &[f32] {
+        self.blocks.get(self.current).map_or(&[], |block| &block.rows[..block.sum.len()])
+    }
+
+    /// The logits after each of those tokens, `[m, Vp]`.
     ///
     /// # Panics
     /// If `logits` has another length.
     pub fn all_logits(&mut self, logits: &mut [f32]) {
-        let outputs = &self.rows[..self.sum.len()];
-        head(self.weights, self.kernels, self.head, &mut self.inputs, outputs, logits);
+        let block = &self.blocks[self.current];
+        let outputs = &block.rows[..block.sum.len()];
+        head(self.weights, self.kernels, self.head, &mut self.logits, outputs, logits, self.threads);
     }
 
     /// The logits `[B, Vp]` of rows `output` `[B, Hp]` of the last layer's outputs.
@@ -141,46 +182,85 @@ impl<'m> Decoder<'m> {
     /// # Panics
     /// If a length does not fit the other.
     pub fn logits(&mut self, output: &[f32], logits: &mut [f32]) {
-        head(self.weights, self.kernels, self.head, &mut self.inputs, output, logits);
+        head(self.weights, self.kernels, self.head, &mut self.logits, output, logits, self.threads);
     }
 
-    fn make_room(&mut self, rows: usize) {
+    fn make_room(&mut self, rows: usize, block: usize, threads: usize) {
         let config = self.weights.config;
+        self.blocks.resize_with(rows.div_ceil(block), Block::default);
+        for (index, of) in self.blocks.iter_mut().enumerate() {
+            of.start = index * block;
+            of.make_room(&config, block.min(rows - of.start));
+        }
+        self.hidden.resize(config.experts * rows * padded(config.hidden), 0.0);
+        self.rooms.resize_with(threads.min(config.experts), Room::default);
+    }
+
+    /// Runs the tokens of all blocks through all layers.
+    fn run(&mut self, tokens: &[u32], state: &mut [f32], threads: usize) {
+        let Decoder { weights, kernels, layers, blocks, hidden, rooms, batch, .. } = self;
+        let (weights, kernels, config) = (*weights, *kernels, weights.config);
+        let (rows, width) = (tokens.len(), padded(config.hidden));
+        let parallel_blocks = threads > 1 && blocks.len() > 1;
+        for_each(parallel_blocks, blocks.iter_mut(), |block| {
+            block.embed(weights, kernels, &tokens[block.start..][..block.length]);
+            block.enter(weights, kernels, &layers[0]);
+        });
+        let layer_state = state.len() / config.layers;
+        for (index, state) in state.chunks_exact_mut(layer_state).enumerate() {
+            let layer = &layers[index];
+            let experts = Experts { kernels, layer, config, batch: *batch, rows };
+            // Every task has some of the experts, a slice of each buffer.
+            let each = config.experts.div_ceil(rooms.len());
+            let tasks = hidden.chunks_mut(each * rows * width).zip(state.chunks_mut(each * *batch * width));
+            let tasks = tasks.zip(rooms.iter_mut()).enumerate();
+            for_each(threads > 1, tasks, |(task, ((hidden, state), room))| {
+                let first = task * each;
+                experts.run(first..config.experts.min(first + each), blocks, hidden, state, room);
+            });
+            for_each(parallel_blocks, blocks.iter_mut(), |block| {
+                block.leave(weights, kernels, layer, hidden, rows);
+                if let Some(next) = layers.get(index + 1) {
+                    block.enter(weights, kernels, next);
+                }
+            });
+        }
+    }
+}
+
+impl Block {
+    fn make_room(&mut self, config: &ModelConfig, length: usize) {
         let (hidden, experts) = (padded(config.hidden), config.experts);
-        self.rows.resize(rows * hidden.max(padded(config.embedding)), 0.0);
-        self.scores.resize(rows * padded(experts), 0.0);
-        self.active.resize(rows * experts, false);
-        self.gate.resize(experts * rows, 0.0);
-        for buffer in [&mut self.update, &mut self.candidate, &mut self.hidden] {
-            buffer.resize(experts * rows * hidden, 0.0);
-        }
-        self.sum.resize(rows * hidden, 0.0);
-        self.inverse_rms.resize(rows, 0.0);
+        self.length = length;
+        self.rows.resize(length * hidden.max(padded(config.embedding)), 0.0);
+        self.scores.resize(length * padded(experts), 0.0);
+        self.active.resize(length * experts, false);
+        self.gate.resize(experts * length, 0.0);
+        self.sum.resize(length * hidden, 0.0);
+        self.inverse_rms.resize(length, 0.0);
     }
 
-    fn embed(&mut self, tokens: &[u32]) {
-        let width = padded(self.weights.config.embedding);
+    fn embed(&mut self, weights: Weights<'_>, kernels: &Kernels, tokens: &[u32]) {
+        let width = padded(weights.config.embedding);
         for (row, &token) in self.rows.chunks_exact_mut(width).zip(tokens) {
-            self.weights.embedding(self.kernels, token, row);
+            weights.embedding(kernels, token, row);
         }
     }
 
-    /// One layer over the rows: they are its input and become its output.
-    fn layer(&mut self, index: usize, state: &mut [f32]) {
-        let (layer, config, kernels) = (self.layers[index], self.weights.config, self.kernels);
-        let (rows, hidden) = (self.inverse_rms.len(), padded(config.hidden));
-        let input = &self.rows[..rows * padded(layer.input_width)];
-        let integer = self.weights.layout.kind.is_integer();
-        let router = Epilogue::Bias(layer.router_bias);
+    /// What comes before a layer's experts: the router, and the residual as the start of the sum.
+    fn enter(&mut self, weights: Weights<'_>, kernels: &Kernels, layer: &LayerPanels<'_>) {
+        let (config, integer) = (weights.config, weights.layout.kind.is_integer());
+        let input = &self.rows[..self.length * padded(layer.input_width)];
+        let bias = Epilogue::Bias(layer.router_bias);
         // Integer models promise the same bits on every kernel, and fused sums are not.
         let product = if integer { Kernels::gemm_unfused } else { Kernels::gemm };
-        product(kernels, &mut self.scores, input, layer.router, layer.input_width, router);
+        product(kernels, &mut self.scores, input, &layer.router, layer.input_width, bias);
         let scores = self.scores.chunks_exact_mut(padded(config.experts));
         for (row, (scores, active)) in scores.zip(self.active.chunks_exact_mut(config.experts)).enumerate() {
             let scores = &mut scores[..config.experts];
             route(kernels, scores, config.top_k, active);
             for expert in 0..config.experts {
-                self.gate[expert * rows + row] = if active[expert] { scores[expert] } else { 0.0 };
+                self.gate[expert * self.length + row] = if active[expert] { scores[expert] } else { 0.0 };
             }
         }
         let x = activations(integer, &mut self.inputs, kernels, input, layer.input_width);
@@ -188,45 +268,64 @@ impl<'m> Decoder<'m> {
             None => self.sum.copy_from_slice(input),
             Some((weight, bias)) => weight.multiply(kernels, &mut self.sum, x, Epilogue::Bias(bias)),
         }
-        let pass = ExpertPass {
-            kernels,
-            layer,
-            hidden: config.hidden,
-            batch: self.batch,
-            rows,
-            x,
-            active: (config.top_k < config.experts).then_some(&self.active),
-        };
-        // Every task has some of the experts, a slice of each buffer.
-        let each = config.experts.div_ceil(self.tasks);
-        let buffers = self.update.chunks_mut(each * rows * hidden);
-        let buffers = buffers.zip(self.candidate.chunks_mut(each * rows * hidden));
-        let buffers = buffers.zip(self.hidden.chunks_mut(each * rows * hidden));
-        let buffers = buffers.zip(state.chunks_mut(each * self.batch * hidden)).zip(&mut self.states);
-        let run = |(task, ((((update, candidate), states), state), room))| {
-            let first = task * each;
-            let experts = first..config.experts.min(first + each);
-            pass.run(experts, Buffers { update, candidate, states, state }, room);
-        };
-        if self.tasks == 1 {
-            buffers.enumerate().for_each(run);
+    }
+
+    /// The layer's input as its experts multiply with it, `[m, D]`.
+    pub(super) fn input(&self, integer: bool, width: usize) -> Activations<'_> {
+        if integer {
+            Activations::Integers(self.inputs.last())
         } else {
-            buffers.enumerate().collect::<Vec<_>>().into_par_iter().for_each(run);
+            Activations::Floats(&self.rows[..self.length * padded(width)])
         }
-        for (gate, states) in self.gate.chunks_exact(rows).zip(self.hidden.chunks_exact(rows * hidden)) {
+    }
+
+    /// What comes after a layer's experts, whose states `hidden` are `[E, rows, Hp]`: the sum and its norm.
+    fn leave(
+        &mut self,
+        weights: Weights<'_>,
+        kernels: &Kernels,
+        layer: &LayerPanels<'_>,
+        hidden: &[f32],
+        rows: usize,
+    ) {
+        let (config, width) = (weights.config, padded(weights.config.hidden));
+        for (gate, states) in self.gate.chunks_exact(self.length).zip(hidden.chunks_exact(rows * width)) {
+            let states = &states[self.start * width..][..self.length * width];
             kernels.add_scaled_rows(&mut self.sum, states, gate);
         }
-        let outputs = &mut self.rows[..rows * hidden];
+        let outputs = &mut self.rows[..self.length * width];
         let eps = config.eps_rmsnorm;
         kernels.rms_norm(outputs, &mut self.inverse_rms, &self.sum, layer.norm, config.hidden, eps);
     }
+}
+
+/// Calls `run` with every item, in order, or at the same time on the threads of the current pool.
+fn for_each<T: Send>(parallel: bool, items: impl Iterator<Item = T>, run: impl Fn(T) + Send + Sync) {
+    if parallel {
+        items.collect::<Vec<_>>().into_par_iter().for_each(run);
+    } else {
+        items.for_each(run);
+    }
+}
+
+/// Threads of the current rayon pool; the global one is started if need be. 1 where the system starts none.
+fn pool_threads() -> usize {
+    if rayon::current_thread_index().is_some() {
+        return rayon::current_num_threads();
+    }
+    let started = match rayon::ThreadPoolBuilder::new().build_global() {
+        Ok(()) => true,
+        // An error without a source says that there is a pool.
+        Err(error) => error.source().is_none(),
+    };
+    if started { rayon::current_num_threads() } else { 1 }
 }
 
 impl<'m> LayerPanels<'m> {
     fn new(weights: Weights<'m>, layer: &LayerLayout, input_width: usize) -> Self {
         let residual = layer.residual.as_ref();
         LayerPanels {
-            router: weights.get(&layer.router),
+            router: weights.router(&layer.router),
             router_bias: weights.get(&layer.router_bias),
             update: weights.panels(&layer.update),
             update_bias: weights.get(&layer.update_bias),
@@ -240,127 +339,6 @@ impl<'m> LayerPanels<'m> {
     }
 }
 
-/// A layer's experts over some rows.
-struct ExpertPass<'a> {
-    kernels: &'static Kernels,
-    layer: LayerPanels<'a>,
-    hidden: usize,
-    batch: usize,
-    rows: usize,
-    x: Activations<'a>,         // [M, D]
-    active: Option<&'a [bool]>, // [M, E]; absent if every expert runs for every row
-}
-
-/// The parts of a layer's buffers that belong to some of its experts, n of them.
-struct Buffers<'a> {
-    update: &'a mut [f32],    // [n, M, Hp]
-    candidate: &'a mut [f32], // [n, M, Hp]
-    states: &'a mut [f32],    // [n, M, Hp] out: the state after every step
-    state: &'a mut [f32],     // [n, B, Hp] the state before the first step, then after the last
-}
-
-impl ExpertPass<'_> {
-    fn run(&self, experts: Range<usize>, buffers: Buffers<'_>, room: &mut QuantizedRows) {
-        let Buffers { update, candidate, states, state } = buffers;
-        let (width, steps) = (padded(self.hidden), self.rows / self.batch);
-        if self.active.is_none() && steps == 1 {
-            // What all experts do at once: their rows lie side by side.
-            if self.rows == 1 {
-                self.input_products(experts.clone(), self.x, update, candidate);
-            } else {
-                let outputs = update.chunks_exact_mut(self.rows * width);
-                for (expert, (z, a)) in
-                    experts.clone().zip(outputs.zip(candidate.chunks_exact_mut(self.rows * width)))
-                {
-                    self.input_products(expert..expert + 1, self.x, z, a);
-                }
-            }
-            self.step(experts, self.batch, state, update, candidate, room);
-            states.copy_from_slice(state);
-            return;
-        }
-        let of_experts =
-            update.chunks_exact_mut(self.rows * width).zip(candidate.chunks_exact_mut(self.rows * width));
-        let of_experts = of_experts.zip(states.chunks_exact_mut(self.rows * width));
-        let of_experts = of_experts.zip(state.chunks_exact_mut(self.batch * width));
-        for (expert, (((z, a), states), state)) in experts.zip(of_experts) {
-            match self.active {
-                None => {
-                    self.input_products(expert..expert + 1, self.x, z, a);
-                    let slots =
-                        z.chunks_exact(self.batch * width).zip(a.chunks_exact_mut(self.batch * width));
-                    for ((z, a), after) in slots.zip(states.chunks_exact_mut(self.batch * width)) {
-                        self.step(expert..expert + 1, self.batch, state, z, a, room);
-                        after.copy_from_slice(state);
-                    }
-                }
-                Some(active) => self.active_rows(expert, active, (z, a), states, state, room),
-            }
-        }
-    }
-
-    /// Runs an expert for the rows that chose it, one at a time; for the others its state stays as it is.
-    fn active_rows(
-        &self,
-        expert: usize,
-        active: &[bool],
-        (z, a): (&mut [f32], &mut [f32]), // [M, Hp] each
-        states: &mut [f32],               // [M, Hp]
-        state: &mut [f32],                // [B, Hp]
-        room: &mut QuantizedRows,
-    ) {
-        let (width, experts) = (padded(self.hidden), active.len() / self.rows);
-        let slots =
-            z.chunks_exact_mut(width).zip(a.chunks_exact_mut(width)).zip(states.chunks_exact_mut(width));
-        for (row, ((z, a), after)) in slots.enumerate() {
-            let state = &mut state[row % self.batch * width..][..width];
-            if active[row * experts + expert] {
-                let x = self.x.rows(row..row + 1, self.layer.input_width);
-                self.input_products(expert..expert + 1, x, z, a);
-                self.step(expert..expert + 1, 1, state, z, a, room);
-            }
-            after.copy_from_slice(state);
-        }
-    }
-
-    /// Gates and candidates of some experts without the state's part: `[M, n, Hp]`.
-    fn input_products(
-        &self,
-        experts: Range<usize>,
-        x: Activations<'_>,
-        update: &mut [f32],
-        candidate: &mut [f32],
-    ) {
-        let panels = padded(self.hidden) / PANEL_ROWS;
-        let panels = experts.start * panels..experts.end * panels;
-        let bias = Epilogue::BiasSigmoid(&self.layer.update_bias[panels.clone()]);
-        self.layer.update.slice(panels.clone()).multiply(self.kernels, update, x, bias);
-        let bias = Epilogue::Bias(&self.layer.candidate_bias[panels.clone()]);
-        self.layer.candidate.slice(panels).multiply(self.kernels, candidate, x, bias);
-    }
-
-    /// Moves the states of some experts, `texts` rows each, on by one step: all buffers are `[n, texts, Hp]`.
-    fn step(
-        &self,
-        experts: Range<usize>,
-        texts: usize,
-        state: &mut [f32],
-        z: &[f32],
-        a: &mut [f32],
-        room: &mut QuantizedRows,
-    ) {
-        let (slot, panels) = (texts * padded(self.hidden), padded(self.hidden) / PANEL_ROWS);
-        let integer = matches!(self.x, Activations::Integers(_));
-        let all = activations(integer, room, self.kernels, state, self.hidden);
-        for (i, expert) in experts.enumerate() {
-            let x = all.rows(i * texts..(i + 1) * texts, self.hidden);
-            let weights = self.layer.recurrent.slice(expert * panels..(expert + 1) * panels);
-            weights.multiply(self.kernels, &mut a[i * slot..][..slot], x, Epilogue::Accumulate);
-        }
-        self.kernels.cell_step(state, z, a);
-    }
-}
-
 fn head(
     weights: Weights<'_>,
     kernels: &Kernels,
@@ -368,14 +346,24 @@ fn head(
     room: &mut QuantizedRows,
     outputs: &[f32],    // [M, Hp]
     logits: &mut [f32], // [M, Vp]
+    threads: usize,
 ) {
-    let bias = Epilogue::Bias(weights.get(&weights.layout.head_bias));
+    let bias = weights.get(&weights.layout.head_bias); // [panels]
     let x = activations(weights.layout.kind.is_integer(), room, kernels, outputs, weights.config.hidden);
-    head.multiply(kernels, logits, x, bias);
+    // Only the outputs of a single row lie side by side, so that threads can have some each.
+    if threads == 1 || logits.len() > bias.len() * PANEL_ROWS {
+        return head.multiply(kernels, logits, x, Epilogue::Bias(bias));
+    }
+    let each = bias.len().div_ceil(threads);
+    let parts = logits.chunks_mut(each * PANEL_ROWS).zip(bias.chunks(each)).enumerate();
+    for_each(true, parts, |(part, (logits, bias))| {
+        let panels = head.slice(part * each..part * each + bias.len());
+        panels.multiply(kernels, logits, x, Epilogue::Bias(bias));
+    });
 }
 
 /// Rows `x` `[M, padded(depth)]` in the form that integer or floating-point weights want.
-fn activations<'a>(
+pub(super) fn activations<'a>(
     integer: bool,
     room: &'a mut QuantizedRows,
     kernels: &Kernels,
@@ -390,5 +378,18 @@ impl<'a> Weights<'a> {
     fn panels(&self, range: &Range<usize>) -> Panels<'a> {
         let tensor = self.layout.tensor_at(range);
         Panels::new(tensor.storage, tensor.encoding, self.get(&tensor.lines))
+    }
+
+    /// The panels of a router, which are made here if it is stored in rows.
+    fn router(&self, range: &Range<usize>) -> Cow<'a, [Line]> {
+        let tensor = self.layout.tensor_at(range);
+        match tensor.storage {
+            Storage::Panels { .. } => Cow::Borrowed(self.get(range)),
+            Storage::Rows { rows, columns } => {
+                let mut panels = vec![Line::default(); panel_lines(rows, columns)];
+                pack_panels(&mut panels, &tensor.read(self.lines), rows, columns);
+                Cow::Owned(panels)
+            }
+        }
     }
 }

@@ -35,7 +35,9 @@ pub enum Role {
     Input,
     /// Multiplies a state, or is the head.
     Sensitive,
-    /// Always f32: router, biases, gains.
+    /// Decides which experts run; always f32.
+    Router,
+    /// Biases and gains, which don't decay; always f32.
     Small,
 }
 
@@ -69,7 +71,7 @@ impl Kind {
     /// How this kind codes a tensor.
     pub fn encoding(self, role: Role) -> Encoding {
         match (self, role) {
-            (_, Role::Small) | (Kind::F32, _) => Encoding::F32,
+            (_, Role::Router | Role::Small) | (Kind::F32, _) => Encoding::F32,
             (Kind::F16, _) => Encoding::F16,
             (Kind::Q8, _) | (Kind::Q4, Role::Sensitive) => Encoding::Q8,
             (Kind::Q4, _) => Encoding::Q4,

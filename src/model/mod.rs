@@ -6,6 +6,7 @@ mod config;
 mod decoder;
 mod embedding;
 mod encoding;
+mod experts;
 mod panels;
 mod parameters;
 pub mod router;
@@ -88,13 +89,7 @@ impl Model {
 
     /// A new conversation or text: state zero, nothing read.
     pub fn session(&self) -> Session<'_> {
-        self.session_on(1)
-    }
-
-    /// A new session that runs on up to `threads` threads of the current rayon pool; worth it where a token takes
-    /// more than some fifty microseconds. The number of threads does not change any result.
-    pub fn session_on(&self, threads: usize) -> Session<'_> {
-        let decoder = Decoder::new(self.weights(), self.kernels, 1, threads);
+        let decoder = Decoder::new(self.weights(), self.kernels, 1);
         Session::with_decoder(decoder, self.tokenizer(), self.checkpoint.checksum())
     }
 

@@ -88,6 +88,14 @@ impl<'a> Panels<'a> {
         Panels { numbers, depth }
     }
 
+    /// The codes and the scales, if this is q8.
+    pub fn as_q8(self) -> Option<(&'a [CodeLine], &'a [Line])> {
+        match self.numbers {
+            Numbers::Q8 { codes, scales } => Some((codes, scales)),
+            _ => None,
+        }
+    }
+
     /// `out[M, Np] = x[M, K] · Wᵀ`, then the epilogue.
     ///
     /// # Panics

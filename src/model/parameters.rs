@@ -91,7 +91,7 @@ impl Tensor {
 /// Lines of one layer's tensors in the flat buffer.
 #[derive(Clone, Debug)]
 pub struct LayerLayout {
-    /// Panels `[E, D]`.
+    /// `[E, D]`: panels in f32, where training needs them; rows in the other kinds, as there are few experts.
     pub router: Range<usize>,
     /// `[E]` in one padded row.
     pub router_bias: Range<usize>,
@@ -148,10 +148,14 @@ impl Layout {
         let layers = (0..config.layers)
             .map(|i| {
                 let input = config.input_width(i);
+                let (name, shape) = (format!("layers.{i}.router.weight"), [experts, input]);
+                let router = match kind {
+                    Kind::F32 => builder.panels(&name, &shape, Role::Router),
+                    _ => builder.rows(&name, &shape, Role::Router),
+                };
                 let mut panels = |part: &str, shape: &[usize], role| {
                     builder.panels(&format!("layers.{i}.{part}.weight"), shape, role)
                 };
-                let router = panels("router", &[experts, input], Role::Small);
                 let update = panels("update", &[experts, hidden, input], Role::Input);
                 let candidate = panels("candidate", &[experts, hidden, input], Role::Input);
                 let recurrent = panels("recurrent", &[experts, hidden, hidden], Role::Sensitive);
@@ -232,9 +236,8 @@ impl Builder {
         let encoding = self.kind.encoding(role);
         let lines = self.lines..self.lines + Parts::new(storage, encoding).lines();
         self.lines = lines.end;
-        // Decay is for matrices, not for biases and gains.
-        let decayed = matches!(storage, Storage::Panels { .. }) || role == Role::Embedding;
         let (name, shape) = (name.to_owned(), shape.to_owned());
+        let decayed = role != Role::Small;
         self.tensors.push(Tensor { name, shape, storage, encoding, lines: lines.clone(), decayed });
         lines
     }

@@ -23,7 +23,14 @@ pub struct Session<'m> {
 impl<'m> Session<'m> {
     /// A session at the start of a text: state zero.
     pub fn new(weights: Weights<'m>, tokenizer: TokenizerView<'m>, kernels: &'static Kernels) -> Self {
-        Session::with_decoder(Decoder::new(weights, kernels, 1, 1), tokenizer, 0)
+        Session::with_decoder(Decoder::new(weights, kernels, 1), tokenizer, 0)
+    }
+
+    /// The same session, to run on up to `threads` threads of the current rayon pool; worth it where a token takes
+    /// more than some fifty microseconds. The number of threads does not change any result.
+    pub fn on_threads(mut self, threads: usize) -> Self {
+        self.decoder.set_threads(threads);
+        self
     }
 
     /// A session at the start of a text, of a decoder of one text and the model whose file has the checksum `model`.

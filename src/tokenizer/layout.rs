@@ -1,7 +1,7 @@
 //! Laying out tokens and merges as flat arrays.
 
 use super::alphabet::BYTES_BY_ID;
-use super::{SPECIAL_TOKENS, Tokenizer, TokenizerError, merge_table};
+use super::{ArchivedTokenizer, SPECIAL_TOKENS, Tokenizer, TokenizerError, TokenizerView, merge_table};
 
 impl Tokenizer {
     /// Lays out `tokens`, by id, and `merges` (left, right, merged id), by rank: no pair twice.
@@ -13,12 +13,27 @@ impl Tokenizer {
             end = sum.ok_or(TokenizerError::TooLarge { what: "the tokens" })?;
             token_offsets.push(end);
         }
-        Ok(Self {
-            token_offsets,
-            token_bytes: tokens.concat(),
-            merge_slots: merge_table::build(merges),
-            merges: merges.iter().flat_map(|&(left, right, merged)| [left, right, merged]).collect(),
-        })
+        let merges = merges.iter().flat_map(|&(left, right, merged)| [left, right, merged]).collect();
+        Ok(Self::from_arrays(token_offsets, tokens.concat(), merges))
+    }
+
+    fn from_arrays(token_offsets: Vec<u32>, token_bytes: Vec<u8>, merges: Vec<u32>) -> Self {
+        let merge_slots = merge_table::build(merges.as_chunks().0);
+        Self { token_offsets, token_bytes, merges, merge_slots }
+    }
+}
+
+impl ArchivedTokenizer {
+    /// The tokenizer of a file, which may lie, with the hash table that is not stored: O(V).
+    ///
+    /// # Errors
+    /// As [`TokenizerView::new`].
+    pub fn unpack(&self) -> Result<Tokenizer, TokenizerError> {
+        let (offsets, merges) = (self.token_offsets.to_vec(), self.merges.to_vec());
+        let tokenizer = Tokenizer::from_arrays(offsets, self.token_bytes.to_vec(), merges);
+        let Tokenizer { token_offsets, token_bytes, merges, merge_slots } = &tokenizer;
+        TokenizerView::new(token_offsets, token_bytes, merges, merge_slots)?;
+        Ok(tokenizer)
     }
 }
 

@@ -2,8 +2,7 @@
 //!
 //! Open addressing with linear probing in a power of two of slots, at least two and at most two thirds of them
 //! used. A slot is the rank of a merge; an empty one is `u32::MAX`. The first slot tried for a pair is the top bits of
-//! `(left << 32 | right) * MULTIPLIER` (Fibonacci hashing, Knuth, TAOCP 6.4), so a stored table can be searched as it
-//! is.
+//! `(left << 32 | right) * MULTIPLIER` (Fibonacci hashing, Knuth, TAOCP 6.4).
 
 /// 2^64 divided by the golden ratio, made odd.
 const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -72,12 +71,13 @@ fn first_slot(left: u32, right: u32, shift: u32) -> usize {
     (hash >> shift) as usize
 }
 
-/// The slots of the table of `merges` (left, right, merged), whose ranks are their places: no pair twice.
-pub(super) fn build(merges: &[(u32, u32, u32)]) -> Vec<u32> {
+/// The slots of the table of `merges` (left, right, merged), whose ranks are their places. Of a pair that is there twice
+/// the first is found.
+pub(super) fn build(merges: &[[u32; 3]]) -> Vec<u32> {
     let count = (merges.len() + merges.len() / 2).max(2).next_power_of_two();
     let mut slots = vec![EMPTY; count];
     let shift = 64 - count.trailing_zeros();
-    for (rank, &(left, right, _)) in (0..).zip(merges) {
+    for (rank, &[left, right, _]) in (0..).zip(merges) {
         let mut place = first_slot(left, right, shift);
         while slots[place] != EMPTY {
             place = (place + 1) & (count - 1);

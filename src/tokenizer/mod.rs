@@ -22,6 +22,7 @@ mod streaming;
 mod trainer;
 mod view;
 mod word_counts;
+mod words;
 
 pub use encoder::Encoder;
 pub use error::TokenizerError;
@@ -31,6 +32,9 @@ pub use special::Special;
 pub use streaming::StreamingDecoder;
 pub use trainer::Trainer;
 pub use view::TokenizerView;
+
+use rkyv::with::Skip;
+use words::AsWords;
 
 /// Id of `[USER]`, which opens a user's turn.
 pub const USER: u32 = 0;
@@ -49,7 +53,7 @@ pub const SPECIAL_TOKENS: [&str; 5] = ["[USER]", "[BOT]", "[EOS]", "[PAD]", "[UN
 /// The smallest vocabulary: the special tokens and one token for each byte.
 pub const MINIMUM_VOCABULARY: usize = SPECIAL_TOKENS.len() + 256;
 
-/// A trained tokenizer as flat arrays, as a checkpoint stores them.
+/// A trained tokenizer as flat arrays. A checkpoint stores all but the hash table.
 ///
 /// V is the vocabulary size, M the number of merges. Ids `0..5` are [`SPECIAL_TOKENS`], then come the 256
 /// single bytes in the order of their `ByteLevel` characters (printable ones first), then merged tokens.
@@ -58,13 +62,16 @@ pub const MINIMUM_VOCABULARY: usize = SPECIAL_TOKENS.len() + 256;
 #[derive(rkyv::Archive, rkyv::Serialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tokenizer {
     /// Where each token's bytes start in `token_bytes`; the last is its length. // [V + 1]
+    #[rkyv(with = AsWords)]
     pub token_offsets: Vec<u32>,
     /// The tokens' bytes, one after the other.
     pub token_bytes: Vec<u8>,
     /// The ids of left, right and merged token of each merge, by rank. // [M, 3]
+    #[rkyv(with = AsWords)]
     pub merges: Vec<u32>,
     /// A hash table from (left, right) to the merge: the rank in each slot, or `u32::MAX` if it is empty.
     /// The number of slots is a power of two greater than M. // `[slots]`
+    #[rkyv(with = Skip)]
     pub merge_slots: Vec<u32>,
 }
 

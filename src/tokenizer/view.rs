@@ -1,11 +1,10 @@
-//! A tokenizer borrowed from flat arrays, in memory or in a mapped file.
+//! A tokenizer borrowed from flat arrays.
 
 use super::alphabet::{BYTES_BY_ID, FIRST_BYTE};
 use super::merge_table::MergeTable;
 use super::{Encoder, MINIMUM_VOCABULARY, SPECIAL_TOKENS, Special, Tokenizer, TokenizerError};
 
-/// A tokenizer borrowed from flat arrays: a [`Tokenizer`]'s or a mapped file's. It is small and `Copy`, and
-/// nothing is built to make one.
+/// A tokenizer borrowed from the flat arrays of a [`Tokenizer`]. It is small and `Copy`.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenizerView<'a> {
     token_offsets: &'a [u32], // [V + 1]

@@ -27,6 +27,7 @@ enum Operation {
     GemmF16(products::Kind),
     GemmUnfused(products::Kind),
     GemmQuantized(quantized::Format, products::Kind),
+    QuantizedCells,
     QuantizeRows,
     Dequantize { format: quantized::Format, scale: u32 },
     WeightGradient { first_panel: u8, extra_columns: u8 },
@@ -95,6 +96,7 @@ fn run(operation: Operation, case: Case) {
         Operation::GemmF16(kind) => products::gemm_f16(case, kind),
         Operation::GemmUnfused(kind) => products::gemm_unfused(case, kind),
         Operation::GemmQuantized(format, kind) => quantized::gemm(case, format, kind),
+        Operation::QuantizedCells => quantized::cells(case),
         Operation::QuantizeRows => quantized::quantize_rows(case),
         Operation::Dequantize { format, scale } => quantized::dequantize(case, format, scale),
         Operation::WeightGradient { first_panel, extra_columns } => {

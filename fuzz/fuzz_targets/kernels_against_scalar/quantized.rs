@@ -4,7 +4,9 @@ use crate::products::Kind;
 use crate::{Case, compare_exactly};
 use half::f16;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
-use shoestring_kernels::quantized::{GROUP, Quantized, groups, q4_lines, q8_lines};
+use shoestring_kernels::quantized::{
+    GROUP, Quantized, QuantizedCell, QuantizedRows, groups, q4_lines, q8_lines,
+};
 use shoestring_kernels::{CodeLine, HalfLine, Kernels, Line, PANEL_ROWS, padded};
 use shoestring_kernels_conformance::buffers::{Buffer, Floats, Lines};
 use shoestring_kernels_conformance::random::Random;
@@ -52,6 +54,45 @@ pub fn gemm(mut case: Case, format: Format, kind: Kind) {
             }
         }
         out.to_vec()
+    });
+}
+
+/// As many cells as there are tens of outputs, of a few steps.
+pub fn cells(mut case: Case) {
+    let Case { rows, inputs: hidden, outputs, misalignment, .. } = case;
+    let (batch, steps, panels) = (rows % 10 + 1, rows / 10, hidden.div_ceil(PANEL_ROWS));
+    let cells: Vec<_> = (0..outputs / 50)
+        .map(|_| {
+            let state = case.padded_rows(batch, hidden); // [B, Hp]
+            let candidates = case.padded_rows(steps * batch, hidden); // [T, B, Hp]
+            let update: Vec<f32> = // [T, B, Hp]
+                case.random.rows(steps * batch, hidden).iter().map(|z| z.abs()).collect();
+            let lines = q8_lines(hidden, hidden);
+            let recurrent: Vec<CodeLine> =
+                (0..lines).map(|_| CodeLine(std::array::from_fn(|_| code(&mut case.random)))).collect();
+            let scales: Vec<Line> = // [panels]
+                (0..panels).map(|_| Line(std::array::from_fn(|_| 0.01 * case.random.float()))).collect();
+            (state, candidates, update, recurrent, scales)
+        })
+        .collect();
+    compare_exactly(&format!("cell_forward_q8 {} of {steps}x{batch}x{hidden}", cells.len()), |kernels| {
+        let mut states: Vec<_> = cells.iter().map(|cell| Floats::new(&cell.0, misalignment)).collect();
+        let mut all_steps: Vec<_> = cells.iter().map(|cell| Floats::new(&cell.1, 15 - misalignment)).collect();
+        let mut rooms = vec![QuantizedRows::default(); cells.len()];
+        let buffers = states.iter_mut().zip(&mut all_steps).zip(&mut rooms).zip(&cells);
+        let mut borrowed: Vec<_> = buffers
+            .map(|(((state, steps), room), (_, _, update, recurrent, scales))| QuantizedCell {
+                state,
+                steps,
+                update,
+                recurrent,
+                scales,
+                room,
+            })
+            .collect();
+        kernels.cell_forward_q8(&mut borrowed, batch, hidden);
+        drop(borrowed);
+        states.iter().chain(&all_steps).flat_map(|buffer| buffer.to_vec()).collect()
     });
 }
 

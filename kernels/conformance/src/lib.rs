@@ -84,6 +84,7 @@ mod probe;
 mod products;
 mod quantization;
 mod quantized;
+mod quantized_cell;
 pub mod random;
 mod refusals;
 mod rows;
@@ -101,6 +102,7 @@ const LENGTHS: [usize; 17] = [0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63
 const SUITE: &[&[Check]] = &[
     products::CHECKS,
     quantized::CHECKS,
+    quantized_cell::CHECKS,
     quantization::CHECKS,
     gradients::CHECKS,
     cell::CHECKS,

@@ -3,7 +3,7 @@
 use crate::buffers::{Buffer, Floats};
 use crate::failure::{case, panic_message};
 use half::{bf16, f16};
-use shoestring_kernels::quantized::Quantized;
+use shoestring_kernels::quantized::{Quantized, QuantizedCell, QuantizedRows};
 use shoestring_kernels::{AdamwStep, CodeLine, Epilogue, HalfLine, Kernels, Line, PANEL_ROWS, PairLine};
 
 checks! {
@@ -11,6 +11,7 @@ checks! {
     of_products_with_other_weights: gemm_unfused, gemm_f16;
     of_products_of_bf16: gemm_bf16, narrow_bf16;
     of_quantized_products: gemm_q8, gemm_q4;
+    of_quantized_cells: cell_forward_q8;
     of_quantization: quantize_rows, dequantize_q8, dequantize_q4, widen_f16;
     of_gradients: weight_gradient, bias_gradient;
     of_the_cell: cell_forward, cell_backward, cell_step;
@@ -139,6 +140,45 @@ fn of_quantized_products(kernels: &Kernels) {
         let bias = vec![LINE; lengths.bias];
         kernels.gemm_q4(out, a, &weights, &scales, lengths.depth, Epilogue::Bias(&bias));
     });
+}
+
+fn of_quantized_cells(kernels: &Kernels) {
+    // Lengths of state, steps, update, recurrent and scales; one more cell follows, of the right ones.
+    let run = |[state, steps, update, recurrent, scales]: [usize; 5], batch: usize, hidden: usize| {
+        move || {
+            let [mut states, mut all_steps] = [state, steps].map(|length| vec![0.0; length]);
+            let (mut other_state, mut other_steps, update) = ([0.0; 64], [0.0; 192], vec![0.0; update]);
+            let (recurrent, scales) = (vec![CODE_LINE; recurrent], vec![LINE; scales]);
+            let mut rooms = [QuantizedRows::default(), QuantizedRows::default()];
+            let [first, second] = &mut rooms;
+            let cells =
+                [(&mut states[..], &mut all_steps[..], first), (&mut other_state, &mut other_steps, second)];
+            let mut cells = cells.map(|(state, steps, room)| QuantizedCell {
+                state,
+                steps,
+                update: &update,
+                recurrent: &recurrent,
+                scales: &scales,
+                room,
+            });
+            kernels.cell_forward_q8(&mut cells, batch, hidden);
+        }
+    };
+    case("cell_forward_q8 of two cells, 3 steps of 2x20");
+    run([64, 192, 192, 12, 2], 2, 20)();
+    case("");
+    let refused_of = |expected: &str, lengths: [usize; 5], batch: usize, hidden: usize| {
+        refused(&format!("cell_forward_q8: {expected}"), run(lengths, batch, hidden));
+    };
+    refused_of("`state` must have length 64, got 32", [32, 192, 192, 12, 2], 2, 20);
+    refused_of("`steps` must be a whole number of rows of 64, got 191", [64, 191, 192, 12, 2], 2, 20);
+    refused_of("`steps` must have length 128, got 192", [64, 128, 128, 12, 2], 2, 20);
+    refused_of("`update` must have length 192, got 128", [64, 192, 128, 12, 2], 2, 20);
+    refused_of("`recurrent` must have length 12, got 11", [64, 192, 192, 11, 2], 2, 20);
+    refused_of("`scales` must have length 2, got 3", [64, 192, 192, 12, 3], 2, 20);
+    refused_of("`batch` must be at least 1, got 0", [64, 192, 192, 12, 2], 0, 20);
+    refused_of("`hidden` must be at least 1, got 0", [64, 192, 192, 12, 2], 2, 0);
+    refused_of("`hidden` must be at most 65536, got 65537", [64, 192, 192, 12, 2], 2, 65_537);
 }
 
 fn of_quantization(kernels: &Kernels) {

@@ -22,5 +22,7 @@ pub(crate) use loss::{cross_entropy, softmax};
 pub(crate) use math::{exp, gelu, gelu_derivative, sigmoid};
 pub(crate) use optimizer::{adamw, dropout, sum_of_squares};
 pub(crate) use probe::{probe_multiply_adds, probe_reads};
-pub(crate) use quantized::{dequantize_q4, dequantize_q8, gemm_q4, gemm_q8, quantize_rows, widen_f16};
+pub(crate) use quantized::{
+    cell_forward_q8, dequantize_q4, dequantize_q8, gemm_q4, gemm_q8, quantize_rows, widen_f16,
+};
 pub(crate) use rows::{add_scaled_rows, dot_rows, rms_norm, rms_norm_backward};

@@ -5,9 +5,10 @@
 
 #![allow(clippy::needless_range_loop, reason = "a tile is indexed alike in registers and in memory")]
 
+use super::cell::cell_step;
 use super::math::sigmoid_vector;
 use crate::line::{CodeLine, HalfLine, Line, PANEL_ROWS, padded};
-use crate::quantized::{GROUP, Quantized, UNIT, groups, units};
+use crate::quantized::{GROUP, Quantized, QuantizedCell, UNIT, groups, units};
 use crate::simd::{Integers, Lanes, Simd, Unfused};
 use crate::table::Epilogue;
 use half::f16;
@@ -46,6 +47,44 @@ pub(crate) unsafe fn gemm_q4<S: Integers>(
     let job = Job { out, a, weights, depth, epilogue, format: Q4 { scales } };
     // SAFETY: the caller vouches for the shapes.
     unsafe { job.compute(s) };
+}
+
+/// # Safety
+///
+/// Shapes are as [`Kernels::cell_forward_q8`](crate::Kernels::cell_forward_q8) checks them.
+#[inline(always)]
+pub(crate) unsafe fn cell_forward_q8<S: Integers>(
+    s: S,
+    cells: &mut [QuantizedCell<'_>],
+    batch: usize,
+    hidden: usize,
+) {
+    let slot = batch * padded(hidden);
+    let steps = cells.first().map_or(0, |cell| cell.steps.len() / slot);
+    for step in 0..steps {
+        // By turns, as a step of one cell can begin while that of the other waits for its last results.
+        for cell in &mut *cells {
+            let QuantizedCell { state, steps, update, recurrent, scales, room } = cell;
+            let candidate = &mut steps[step * slot..][..slot]; // [B, Hp]
+            let (codes, row_scales, sums) = room.parts_mut();
+            if batch > 1 {
+                quantize_rows(s.floats(), codes, row_scales, sums, state, hidden);
+            } else {
+                let (scale, sum) = quantize_row(s.floats(), codes, state);
+                row_scales[0] = scale;
+                // Only the sum of all groups matters to q8, and only where weights have an offset. It is exact in f32.
+                sums.fill(0);
+                sums[0] = if S::CODE_OFFSET == 0 { 0 } else { s.floats().reduce_add(sum) as i32 };
+            }
+            let a = Quantized { codes, scales: row_scales, sums };
+            let (epilogue, format) = (Epilogue::Accumulate, Q8 { scales });
+            let job = Job { out: candidate, a, weights: recurrent, depth: hidden, epilogue, format };
+            // SAFETY: the caller vouches for the shapes.
+            unsafe { if batch == 1 { job.compute_row(s) } else { job.compute(s) } }
+            cell_step(s.floats(), state, &update[step * slot..][..slot], candidate);
+            candidate.copy_from_slice(state);
+        }
+    }
 }
 
 /// Chains of sums at most.
@@ -189,6 +228,34 @@ impl<F: Format> Job<'_, F> {
                     self.tile::<S, 1, 1, { MOST_CHAINS }>(s, 0, panel);
                     panel += 1;
                 }
+            }
+        }
+    }
+
+    /// The same for a single row and weights that lie in the first-level cache, from which many panels can be read at
+    /// once: the more of them, the more each activation that is loaded serves.
+    ///
+    /// # Safety
+    ///
+    /// As for [`compute`](Self::compute).
+    #[inline(always)]
+    unsafe fn compute_row<S: Integers>(mut self, s: S) {
+        const WIDE: usize = 6;
+        let panels = self.out.len() / PANEL_ROWS;
+        let mut panel = 0;
+        // SAFETY: the panels and the row exist.
+        unsafe {
+            // As many sums as there are in the largest tile of rows, or few enough for small register files.
+            while const { S::INTEGER_ROWS >= WIDE } && panel + WIDE <= panels {
+                self.tile::<S, 1, WIDE, 1>(s, 0, panel);
+                panel += WIDE;
+            }
+            while panel + 2 <= panels {
+                self.tile::<S, 1, 2, { MOST_CHAINS }>(s, 0, panel);
+                panel += 2;
+            }
+            if panel < panels {
+                self.tile::<S, 1, 1, { MOST_CHAINS }>(s, 0, panel);
             }
         }
     }
@@ -378,42 +445,58 @@ pub(crate) fn quantize_rows<S: Simd>(
     x: &[f32],
     depth: usize,
 ) {
-    let (s, stride) = (Unfused(s), padded(depth));
+    let stride = padded(depth);
     let rows = x.chunks_exact(stride).zip(codes.chunks_exact_mut(stride));
     let results = scales.iter_mut().zip(sums.chunks_exact_mut(groups(depth)));
     for ((x, codes), (scale, sums)) in rows.zip(results) {
-        let lines = x.as_chunks::<PANEL_ROWS>().0;
-        let (mut largest, mut poison) = (s.splat(0.0), s.splat(0.0));
-        for lanes in lines {
-            let lanes = s.load(lanes);
-            largest = s.max(s.abs(lanes), largest);
-            poison = s.add(poison, s.mul(lanes, s.splat(0.0)));
-        }
-        // The poison is zero, or NaN where a value is not finite.
-        let largest = s.select_less(poison, s.splat(1.0), largest, s.splat(f32::INFINITY));
-        let largest = s.reduce_max(largest);
-        let is_zero = largest < LEAST_MAGNITUDE || largest == f32::INFINITY;
-        *scale = match largest {
-            f32::INFINITY => f32::NAN,
-            _ if is_zero => 0.0,
-            _ => largest / 127.0,
-        };
-        let inverse = s.splat(if is_zero { 0.0 } else { 127.0 / largest });
-        for (lanes, codes) in lines.iter().zip(codes.as_chunks_mut::<PANEL_ROWS>().0) {
-            if is_zero {
-                *codes = [0; PANEL_ROWS];
-            } else {
-                s.store_low_bytes(codes, s.add(s.mul(s.load(lanes), inverse), s.splat(ROUND)));
-            }
-        }
+        (*scale, _) = quantize_row(s, codes, x);
         let (whole, rest) = codes.as_chunks::<GROUP>();
         for (sum, codes) in sums.iter_mut().zip(whole) {
-            *sum = codes.iter().map(|&code| i32::from(code)).sum();
+            *sum = sum_of_codes(codes);
         }
         if let (Some(sum), false) = (sums.get_mut(whole.len()), rest.is_empty()) {
-            *sum = rest.iter().map(|&code| i32::from(code)).sum();
+            *sum = sum_of_codes(rest);
         }
     }
+}
+
+/// Quantizes one row. Returns its scale, and lanes whose sum is that of the codes.
+#[inline(always)]
+fn quantize_row<S: Simd>(s: S, codes: &mut [i8], x: &[f32]) -> (f32, S::Vector) {
+    let s = Unfused(s);
+    let lines = x.as_chunks::<PANEL_ROWS>().0;
+    let (mut largest, mut poison) = (s.splat(0.0), s.splat(0.0));
+    for lanes in lines {
+        let lanes = s.load(lanes);
+        largest = s.max(s.abs(lanes), largest);
+        poison = s.add(poison, s.mul(lanes, s.splat(0.0)));
+    }
+    // The poison is zero, or NaN where a value is not finite.
+    let largest = s.select_less(poison, s.splat(1.0), largest, s.splat(f32::INFINITY));
+    let largest = s.reduce_max(largest);
+    let is_zero = largest < LEAST_MAGNITUDE || largest == f32::INFINITY;
+    let inverse = s.splat(if is_zero { 0.0 } else { 127.0 / largest });
+    let mut sum = s.splat(0.0);
+    for (lanes, codes) in lines.iter().zip(codes.as_chunks_mut::<PANEL_ROWS>().0) {
+        if is_zero {
+            *codes = [0; PANEL_ROWS];
+        } else {
+            let rounded = s.add(s.mul(s.load(lanes), inverse), s.splat(ROUND));
+            s.store_low_bytes(codes, rounded);
+            sum = s.add(sum, s.sub(rounded, s.splat(ROUND)));
+        }
+    }
+    let scale = match largest {
+        f32::INFINITY => f32::NAN,
+        _ if is_zero => 0.0,
+        _ => largest / 127.0,
+    };
+    (scale, sum)
+}
+
+#[inline(always)]
+fn sum_of_codes(codes: &[i8]) -> i32 {
+    codes.iter().map(|&code| i32::from(code)).sum()
 }
 
 #[inline(always)]

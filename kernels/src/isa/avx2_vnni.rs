@@ -3,7 +3,7 @@
 use super::avx2::{self, Avx2};
 use crate::kernels::Kernels;
 use crate::line::{CodeLine, HalfLine, Line};
-use crate::quantized::Quantized;
+use crate::quantized::{Quantized, QuantizedCell};
 use crate::simd::{Integers, Simd, quad_bits};
 use crate::table::Epilogue;
 use std::arch::x86_64::*;

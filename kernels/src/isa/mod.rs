@@ -101,7 +101,8 @@ use instantiate;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! integer_products {
     ($token:ident $attributes:tt $name:literal $description:literal, $base:expr) => {
-        pub(super) const TABLE: crate::table::Table = crate::table::Table { gemm_q8, gemm_q4, ..$base };
+        pub(super) const TABLE: crate::table::Table =
+            crate::table::Table { gemm_q8, gemm_q4, cell_forward_q8, ..$base };
 
         static KERNELS: crate::kernels::Kernels = {
             // SAFETY: as for the base, `detect` asks for the instruction set too.
@@ -116,6 +117,10 @@ macro_rules! integer_products {
         crate::isa::entry! { $token $attributes gemm_q4(
             out: &mut [f32], a: Quantized<'_>, weights: &[CodeLine], scales: &[HalfLine], depth: usize,
             epilogue: Epilogue<'_>
+        ) -> () }
+
+        crate::isa::entry! { $token $attributes cell_forward_q8(
+            cells: &mut [QuantizedCell<'_>], batch: usize, hidden: usize
         ) -> () }
     };
 }

@@ -2,7 +2,7 @@
 
 use crate::kernels::Kernels;
 use crate::line::{CodeLine, HalfLine, Line, PANEL_ROWS, PairLine};
-use crate::quantized::Quantized;
+use crate::quantized::{Quantized, QuantizedCell};
 use crate::simd::{Integers, Lanes, Simd, quad_bits};
 use crate::table::{AdamwStep, Epilogue, operations};
 use half::{bf16, f16};

@@ -3,7 +3,7 @@
 use super::neon::{self, Neon};
 use crate::kernels::Kernels;
 use crate::line::{CodeLine, HalfLine, Line};
-use crate::quantized::Quantized;
+use crate::quantized::{Quantized, QuantizedCell};
 use crate::simd::{Integers, Simd};
 use crate::table::Epilogue;
 use std::arch::aarch64::*;

@@ -8,7 +8,7 @@ use crate::kernels::Kernels;
 use crate::line::{
     CodeLine, HalfLine, Line, PANEL_ROWS, PairLine, as_floats, as_floats_mut, as_halves, padded,
 };
-use crate::quantized::Quantized;
+use crate::quantized::{Quantized, QuantizedCell};
 use crate::table::{AdamwStep, Epilogue, Table};
 use crate::{body, dropout};
 use half::{bf16, f16};
@@ -31,6 +31,7 @@ pub(super) const TABLE: Table = Table {
     narrow_bf16,
     gemm_q8,
     gemm_q4,
+    cell_forward_q8,
     quantize_rows,
     dequantize_q8,
     dequantize_q4,
@@ -135,6 +136,7 @@ common! {
         out: &mut [f32], a: Quantized<'_>, weights: &[CodeLine], scales: &[HalfLine], depth: usize,
         epilogue: Epilogue<'_>
     );
+    cell_forward_q8(cells: &mut [QuantizedCell<'_>], batch: usize, hidden: usize);
     quantize_rows(codes: &mut [i8], scales: &mut [f32], sums: &mut [i32], x: &[f32], depth: usize);
     dequantize_q8(out: &mut [f32], codes: &[i8], scale: f32);
     dequantize_q4(out: &mut [f32], codes: &[i8], scales: &[f16]);

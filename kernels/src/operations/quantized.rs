@@ -3,7 +3,7 @@
 use super::{check_at_least, check_epilogue, check_length, check_rows, product};
 use crate::kernels::Kernels;
 use crate::line::{CodeLine, HalfLine, Line, PANEL_ROWS, padded};
-use crate::quantized::{GROUP, Quantized, code_lines, groups, units};
+use crate::quantized::{GROUP, Quantized, QuantizedCell, code_lines, groups, units};
 use crate::table::Epilogue;
 use half::f16;
 
@@ -64,6 +64,35 @@ impl Kernels {
         check_epilogue("gemm_q4", epilogue, panels);
         // SAFETY: shapes checked above; `self` exists only where its functions can run.
         unsafe { (self.table.gemm_q4)(out, a, weights, scales, depth, epilogue) }
+    }
+
+    /// Runs recurrent cells in q8 over their steps, each cell by itself; `batch`: B, `hidden`: H, at least 1 both.
+    ///
+    /// A step quantizes the states ([`quantize_rows`](Self::quantize_rows)), adds their product with the recurrent
+    /// matrix to the candidates ([`gemm_q8`](Self::gemm_q8)) and blends ([`cell_step`](Self::cell_step)), with the same
+    /// bits as those three. The steps of a cell wait for each other; those of different cells need not, so two cells
+    /// in a call take less time than two calls.
+    ///
+    /// # Panics
+    ///
+    /// If a buffer's length does not fit these shapes, or the cells have different numbers of steps.
+    pub fn cell_forward_q8(&self, cells: &mut [QuantizedCell<'_>], batch: usize, hidden: usize) {
+        let operation = "cell_forward_q8";
+        check_at_least(operation, "batch", batch, 1);
+        check_depth(operation, "hidden", hidden);
+        let (slot, panels) = (product(batch, padded(hidden)), hidden.div_ceil(PANEL_ROWS));
+        let length = cells.first().map_or(0, |cell| cell.steps.len());
+        check_rows(operation, "steps", length, slot);
+        for cell in &mut *cells {
+            check_length(operation, "steps", cell.steps.len(), length);
+            check_length(operation, "update", cell.update.len(), length);
+            check_length(operation, "state", cell.state.len(), slot);
+            check_length(operation, "recurrent", cell.recurrent.len(), product(panels, code_lines(hidden)));
+            check_length(operation, "scales", cell.scales.len(), panels);
+            cell.room.resize(batch, hidden);
+        }
+        // SAFETY: shapes checked above; `self` exists only where its functions can run.
+        unsafe { (self.table.cell_forward_q8)(cells, batch, hidden) }
     }
 
     /// Quantizes rows of activations: `scale = max|x| / 127`, `code = round(x · (127 / max|x|))`, ties to even.
@@ -133,9 +162,13 @@ impl Kernels {
 /// Integer sums over this depth do not overflow: 255 · 127 · 65536 is below 2³¹.
 const LARGEST_QUANTIZED_DEPTH: usize = 1 << 16;
 
+fn check_depth(operation: &str, name: &str, depth: usize) {
+    check_at_least(operation, name, depth, 1);
+    assert!(depth <= LARGEST_QUANTIZED_DEPTH, "{operation}: `{name}` must be at most 65536, got {depth}");
+}
+
 fn check_quantized(operation: &str, a: &Quantized<'_>, depth: usize) {
-    check_at_least(operation, "depth", depth, 1);
-    assert!(depth <= LARGEST_QUANTIZED_DEPTH, "{operation}: `depth` must be at most 65536, got {depth}");
+    check_depth(operation, "depth", depth);
     let rows = a.scales.len();
     check_length(operation, "a.codes", a.codes.len(), product(rows, padded(depth)));
     check_length(operation, "a.sums", a.sums.len(), product(rows, groups(depth)));
