@@ -27,7 +27,7 @@ impl<'m> Session<'m> {
     }
 
     /// The same session, to run on up to `threads` threads of the current rayon pool; worth it where a token takes
-    /// more than some fifty microseconds. The number of threads does not change any result.
+    /// more than some hundred microseconds. The number of threads does not change any result.
     pub fn on_threads(mut self, threads: usize) -> Self {
         self.decoder.set_threads(threads);
         self
