@@ -14,7 +14,7 @@ use std::io::{self, Write, stdout};
 use std::process::ExitCode;
 
 #[derive(Args)]
-#[command(after_help = "Examples:\n  shoestring bench\n  shoestring bench --kernel avx2 --quick\n  \
+#[command(after_help = "Examples:\n  shoestring bench\n  shoestring bench --kernel wide --quick\n  \
     shoestring bench --json > bench.json\n\ndocs/benchmarks.md explains every line.")]
 pub struct BenchArgs {
     /// Measure for about 4 seconds instead of 20, and training and decoding with the chosen kernels only
