@@ -26,3 +26,12 @@ pub mod transfer;
 
 pub use model::{Model, ModelConfig, Session};
 pub use shoestring_kernels as kernels;
+
+// The examples of these pages are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/embedding.md")]
+struct Embedding;

@@ -16,6 +16,9 @@ use std::path::Path;
 /// does not suffice. What [`size`] leaves out has 16 MiB.
 const LARGEST: usize = i32::MAX as usize - (16 << 20);
 
+/// Bytes that usually suffice for what [`size`] leaves out.
+const OTHERS: usize = 64 << 10;
+
 /// How the names of files being written begin.
 pub const TEMPORARY_PREFIX: &str = ".shoestring-";
 /// How they end.
@@ -31,9 +34,10 @@ pub fn save(path: &Path, kind: Kind, contents: &Contents<'_>) -> Result<(), Chec
     if size > LARGEST {
         return Err(CheckpointError::TooLarge { path: path.to_owned(), size, largest: LARGEST });
     }
-    let archive =
-        rkyv::api::high::to_bytes_in::<_, rancor::Error>(contents, AlignedVec::<HEADER_LENGTH>::new())
-            .map_err(|e| error(io::Error::other(e.to_string())))?;
+    // All it takes at once: growing by doubling takes up to three times as much for a moment.
+    let buffer = AlignedVec::<HEADER_LENGTH>::with_capacity(size + OTHERS);
+    let archive = rkyv::api::high::to_bytes_in::<_, rancor::Error>(contents, buffer)
+        .map_err(|e| error(io::Error::other(e.to_string())))?;
     atomic_write(path, &[&Header::encode(kind, &archive), &archive]).map_err(error)
 }
 

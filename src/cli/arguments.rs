@@ -13,7 +13,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "X", value_parser = float::<0, 100>)]
     temperature: Option<f32>,
     /// Choose among the N likeliest tokens only; 0 is off
-    #[arg(long, value_name = "N", default_value_t = Sampling::default().top_k)]
+    #[arg(long, value_name = "N", default_value_t = Sampling::default().top_k, value_parser = whole::<usize, 0, { usize::MAX as u64 }>)]
     top_k: usize,
     /// Choose among the likeliest tokens that together have probability P; 1 is off
     #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p, value_parser = float::<0, 1>)]
@@ -25,7 +25,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "X", default_value_t = Sampling::default().repetition_penalty, value_parser = positive)]
     repetition_penalty: f32,
     /// Seed of the random choices; by default a new one each time
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = seed)]
     seed: Option<u64>,
 }
 
@@ -43,54 +43,63 @@ impl SamplingArgs {
     }
 }
 
+/// A whole number from LOW to HIGH.
+pub fn whole<T: TryFrom<u64>, const LOW: u64, const HIGH: u64>(text: &str) -> Result<T, String> {
+    let value = text.parse().ok().filter(|value| (LOW..=HIGH).contains(value));
+    let value = value.and_then(|value| T::try_from(value).ok());
+    value.ok_or_else(|| format!("it must be a whole number between {LOW} and {HIGH}"))
+}
+
+/// A number of tokens, or none.
+pub fn tokens(text: &str) -> Result<usize, String> {
+    whole::<usize, 0, 1_000_000_000>(text)
+}
+
+/// A seed of random choices.
+pub fn seed(text: &str) -> Result<u64, String> {
+    whole::<u64, 0, { u64::MAX }>(text)
+}
+
 /// A number from LOW to HIGH.
 pub fn float<const LOW: i32, const HIGH: i32>(text: &str) -> Result<f32, String> {
-    let value: f32 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if (LOW as f32..=HIGH as f32).contains(&value) {
-        Ok(value)
-    } else {
-        Err(format!("it must lie between {LOW} and {HIGH}"))
-    }
+    let value = text.parse().ok().filter(|value| (LOW as f32..=HIGH as f32).contains(value));
+    value.ok_or_else(|| format!("it must be a number between {LOW} and {HIGH}"))
 }
 
 /// A number above 0, and finite.
 pub fn positive(text: &str) -> Result<f32, String> {
-    let value: f32 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if value > 0.0 && value.is_finite() { Ok(value) } else { Err("it must be a number above 0".to_owned()) }
+    let value = text.parse().ok().filter(|value: &f32| *value > 0.0 && value.is_finite());
+    value.ok_or_else(|| format!("it must be a number above 0 and at most {:e}", f32::MAX))
 }
 
 /// A probability that is not certain.
 pub fn below_one(text: &str) -> Result<f32, String> {
-    let value = float::<0, 1>(text)?;
-    if value < 1.0 { Ok(value) } else { Err("it must be at least 0 and below 1".to_owned()) }
+    let value = text.parse().ok().filter(|value: &f32| (0.0..1.0).contains(value));
+    value.ok_or_else(|| "it must be a number of at least 0 and below 1".to_owned())
 }
+
+const MINUTES_OF_A_YEAR: f64 = 366.0 * 24.0 * 60.0;
 
 /// Minutes: above 0, up to a year.
 pub fn minutes(text: &str) -> Result<f64, String> {
-    const YEAR: f64 = 366.0 * 24.0 * 60.0;
-    let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if value > 0.0 && value <= YEAR {
-        Ok(value)
-    } else {
-        Err("it must be above 0 and at most a year".to_owned())
-    }
+    let value = text.parse().ok().filter(|value| *value > 0.0 && *value <= MINUTES_OF_A_YEAR);
+    value.ok_or_else(|| format!("it must be a number above 0 and at most {MINUTES_OF_A_YEAR}, a year"))
 }
 
-/// A duration such as `0.2s`, `90s`, `5m` or `1h`.
+/// A duration such as `0.2s`, `90s`, `5m` or `1h`, up to a year.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    const HINT: &str = "write a duration such as 0.2s, 90s, 5m or 1h";
     let (number, unit) = text.split_at(text.len() - text.chars().last().map_or(0, char::len_utf8));
     let scale = match unit {
-        "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(HINT.to_owned()),
+        "s" => Some(1.0),
+        "m" => Some(60.0),
+        "h" => Some(3600.0),
+        _ => None,
     };
-    let value: f64 = number.parse().map_err(|_| HINT.to_owned())?;
-    if !(0.0..=1e9).contains(&value) {
-        return Err(HINT.to_owned());
-    }
-    Ok(Duration::from_secs_f64(value * scale))
+    let seconds = scale.and_then(|scale| Some(scale * number.parse::<f64>().ok()?));
+    let seconds = seconds.filter(|seconds| (0.0..=60.0 * MINUTES_OF_A_YEAR).contains(seconds));
+    seconds
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "it must be a duration between 0s and a year, such as 0.2s, 90s, 5m or 1h".to_owned())
 }
 
 #[cfg(test)]
@@ -112,6 +121,8 @@ mod tests {
         assert!(
             float::<0, 1>("1").is_ok() && float::<0, 1>("1.01").is_err() && float::<0, 1>("NaN").is_err()
         );
+        assert!(whole::<u32, 1, 9>("10").is_err() && whole::<u32, 1, 9>("9") == Ok(9));
+        assert!(whole::<u8, 0, 999>("256").is_err() && seed("-1").is_err() && seed("1.0").is_err());
         assert!(positive("0").is_err() && positive("inf").is_err() && positive("1e-3").is_ok());
         assert!(below_one("1").is_err() && below_one("0").is_ok());
         assert!(minutes("0").is_err() && minutes("inf").is_err() && minutes("0.5").is_ok());

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Args)]
-#[command(after_help = "Examples:\n  shoestring bench\n  shoestring bench --kernel avx2 --quick\n  \
+#[command(after_help = "Examples:\n  shoestring bench\n  shoestring bench --kernel wide --quick\n  \
     shoestring bench --checkpoint model.shoe\n  \
     shoestring bench --json > bench.json\n\ndocs/benchmarks.md explains every line.")]
 pub struct BenchArgs {

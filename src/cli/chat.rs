@@ -1,6 +1,6 @@
 //! `shoestring chat`
 
-use super::arguments::SamplingArgs;
+use super::arguments::{SamplingArgs, tokens};
 use super::{Globals, open_model, tell};
 use crate::chat::Conversation;
 use crate::generate::Limits;
@@ -25,7 +25,7 @@ pub struct ChatArgs {
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
     /// Tokens of a reply at most
-    #[arg(long, value_name = "N", default_value_t = MAX_RESPONSE)]
+    #[arg(long, value_name = "N", default_value_t = MAX_RESPONSE, value_parser = tokens)]
     max_response: usize,
     /// End a reply where this string comes up; may be given several times
     #[arg(long, value_name = "TEXT")]

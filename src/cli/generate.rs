@@ -1,6 +1,6 @@
 //! `shoestring generate`
 
-use super::arguments::SamplingArgs;
+use super::arguments::{SamplingArgs, tokens};
 use super::{Globals, open_model};
 use crate::chat::encode_prompt;
 use crate::generate::{FinishReason, Limits, generate};
@@ -25,7 +25,7 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
     /// Tokens to write at most
-    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = tokens)]
     max_tokens: usize,
     /// End the text where this string comes up; may be given several times
     #[arg(long, value_name = "TEXT")]

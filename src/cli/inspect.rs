@@ -1,5 +1,6 @@
 //! `shoestring inspect`
 
+use super::config;
 use crate::checkpoint::{Checkpoint, Recipe, Record, RunLength, Validation};
 use crate::model::{Layout, ModelConfig};
 use crate::train::Size;
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 
 #[derive(Args)]
 #[command(after_help = "Examples:\n  shoestring inspect checkpoints/best.shoe\n  \
-    shoestring inspect model.shoe --json --verify")]
+    shoestring inspect checkpoints/best.shoe --config > run.toml")]
 pub struct InspectArgs {
     /// Checkpoint to look into
     checkpoint: PathBuf,
@@ -22,6 +23,9 @@ pub struct InspectArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Print what the model was trained with, as a file for `train --config`
+    #[arg(long, conflicts_with = "json")]
+    config: bool,
 }
 
 pub fn run(args: &InspectArgs) -> Result<ExitCode> {
@@ -30,7 +34,9 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
         checkpoint.verify()?;
     }
     let mut out = stdout().lock();
-    if args.json {
+    if args.config {
+        config::write(&mut out, &checkpoint)?;
+    } else if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&as_json(&checkpoint, args.verify))?)?;
     } else {
         write_text(&mut out, &checkpoint, args.verify)?;

@@ -1,13 +1,11 @@
 //! Whether a training run fits into memory, found out before it starts: a run that outgrows the machine is
 //! ended by the system without a word.
 
-use super::UsageError;
+use super::{UsageError, tell};
 use crate::checkpoint::Recipe;
 use crate::model::ModelConfig;
 use crate::reference::shapes;
 use shoestring_kernels::padded;
-#[cfg(target_os = "linux")]
-use std::fs;
 #[cfg(any(target_os = "linux", test))]
 use std::path::{Path, PathBuf};
 
@@ -15,17 +13,39 @@ use std::path::{Path, PathBuf};
 /// moments once more.
 const COPIES: u64 = 8;
 
-/// Bytes that training will take besides the text's; an error if there are not as many, as far as the system tells.
-pub fn check(config: &ModelConfig, recipe: &Recipe) -> Result<u64, UsageError> {
-    let needed = training_bytes(config, recipe.batch_size, recipe.seq_length);
-    match available() {
-        Some(available) if needed > available => Err(UsageError(format!(
-            "training needs about {} of memory, {} are free; choose a smaller --gru-hidden-size, --num-experts, \
-             --gru-layers, --embedding-dim, --bpe-vocab-size, --batch-size or --seq-length",
-            size(needed),
-            size(available)
-        ))),
-        _ => Ok(needed),
+/// Bytes that training will take besides the text's; an error if there are not as many, as far as the system tells,
+/// or with `force` only a warning.
+pub fn check(config: &ModelConfig, recipe: &Recipe, force: bool) -> Result<u64, UsageError> {
+    let bytes = training_bytes(config, recipe.batch_size, recipe.seq_length);
+    let Some(available) = available().filter(|&available| bytes > available) else { return Ok(bytes) };
+    let (needed, available) = (size(bytes), size(available));
+    let lack = format!("training needs about {needed} of memory, {available} are free");
+    if force {
+        tell!("Warning: {lack}; the system may end it without a word.");
+        return Ok(bytes);
+    }
+    Err(UsageError(format!(
+        "{lack}; choose a smaller --gru-hidden-size, --num-experts, --gru-layers, --embedding-dim, \
+         --bpe-vocab-size, --batch-size or --seq-length, or go on all the same with --force"
+    )))
+}
+
+/// Under a limit on the address space (`ulimit -v`), makes the most of it.
+///
+/// glibc gives every thread a heap of its own and reserves 64 MB of addresses for it, be it ever so empty, which may
+/// be all there is. It can be told not to only by the environment a process starts with. So the program starts over,
+/// once; if that fails, things stay as they are.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub fn spare_address_space() {
+    use std::os::unix::process::CommandExt;
+    const HEAPS: &str = "MALLOC_ARENA_MAX";
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    if soft_limit(&limits, ADDRESS_SPACE).is_none() || std::env::var_os(HEAPS).is_some() {
+        return;
+    }
+    let mut arguments = std::env::args_os();
+    if let (Some(name), Ok(program)) = (arguments.next(), std::env::current_exe()) {
+        let _ = std::process::Command::new(program).arg0(name).args(arguments).env(HEAPS, "1").exec();
     }
 }
 
@@ -46,13 +66,17 @@ fn training_bytes(config: &ModelConfig, batch_size: usize, seq_length: usize) ->
     size_of::<f32>() as u64 * (COPIES * parameters + activations)
 }
 
-/// Bytes this process can still get; none where the system does not say.
+/// Bytes this process can still get, of the machine, of its control groups and under its limits; none where the
+/// system does not say.
 #[cfg(target_os = "linux")]
 pub fn available() -> Option<u64> {
-    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| unused(&text));
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let limit = |file: PathBuf| fs::read_to_string(file).ok()?.trim().parse().ok();
-    limit_files(&groups).into_iter().filter_map(limit).chain(machine).min()
+    let read = |path: &Path| std::fs::read_to_string(path).ok();
+    let text = |path: &str| read(Path::new(path)).unwrap_or_default();
+    let groups = groups(&text("/proc/self/cgroup"));
+    let of_groups = groups.iter().filter_map(|group| group.unused(read));
+    let (limits, status) = (text("/proc/self/limits"), text("/proc/self/status"));
+    let of_limits = under_limits(&limits, &status);
+    unused(&text("/proc/meminfo")).into_iter().chain(of_groups).chain(of_limits).min()
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -63,30 +87,77 @@ pub fn available() -> Option<u64> {
 /// Memory and swap that `/proc/meminfo` shows as free or reclaimable, in bytes.
 #[cfg(any(target_os = "linux", test))]
 fn unused(meminfo: &str) -> Option<u64> {
-    let kibibytes = |name: &str| -> Option<u64> {
-        let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim().strip_suffix("kB")?.trim().parse().ok()
-    };
-    Some((kibibytes("MemAvailable:")? + kibibytes("SwapFree:").unwrap_or(0)) * 1024)
+    Some(field(meminfo, "MemAvailable:")? + field(meminfo, "SwapFree:").unwrap_or(0))
 }
 
-/// Files that may hold a memory limit of the control groups in `/proc/self/cgroup`, of either version, and of
-/// the groups around them.
+/// Bytes of a line such as `VmSize:   1000 kB`.
 #[cfg(any(target_os = "linux", test))]
-fn limit_files(groups: &str) -> Vec<PathBuf> {
-    let files = |line: &str| -> Option<Vec<PathBuf>> {
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+/// What the soft limits in `/proc/self/limits` leave of the address space (`ulimit -v`) and of the data
+/// (`ulimit -d`), in bytes.
+#[cfg(any(target_os = "linux", test))]
+fn under_limits<'a>(limits: &'a str, status: &'a str) -> impl Iterator<Item = u64> + 'a {
+    let used = [(ADDRESS_SPACE, "VmSize:"), ("Max data size", "VmData:")];
+    used.into_iter().filter_map(move |(limit, used)| {
+        Some(soft_limit(limits, limit)?.saturating_sub(field(status, used)?))
+    })
+}
+
+#[cfg(any(target_os = "linux", test))]
+const ADDRESS_SPACE: &str = "Max address space";
+
+/// The soft limit of that name in `/proc/self/limits`, in bytes, if there is one.
+#[cfg(any(target_os = "linux", test))]
+fn soft_limit(limits: &str, name: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// A control group, of either version.
+#[cfg(any(target_os = "linux", test))]
+#[derive(Debug, PartialEq)]
+struct Group {
+    folder: PathBuf,
+    is_first_version: bool,
+}
+
+/// The control groups in `/proc/self/cgroup` that may limit memory, and the groups around them.
+#[cfg(any(target_os = "linux", test))]
+fn groups(processes: &str) -> Vec<Group> {
+    let groups = |line: &str| -> Option<Vec<Group>> {
         let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-        let (root, file) = match controllers {
-            "" => ("/sys/fs/cgroup", "memory.max"),
-            _ if controllers.split(',').any(|it| it == "memory") => {
-                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
-            }
-            _ => return None,
-        };
+        let is_first_version = !controllers.is_empty();
+        if is_first_version && !controllers.split(',').any(|it| it == "memory") {
+            return None;
+        }
+        let root = Path::new(if is_first_version { "/sys/fs/cgroup/memory" } else { "/sys/fs/cgroup" });
         let groups = Path::new(path.trim_start_matches('/')).ancestors();
-        Some(groups.map(|group| Path::new(root).join(group).join(file)).collect())
+        Some(groups.map(|group| Group { folder: root.join(group), is_first_version }).collect())
     };
-    groups.lines().filter_map(files).flatten().collect()
+    processes.lines().filter_map(groups).flatten().collect()
+}
+
+#[cfg(any(target_os = "linux", test))]
+impl Group {
+    /// Bytes that its limit leaves, if it has one: those of files in the page cache can be had back.
+    fn unused(&self, read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
+        let (limits, usage, cached) = if self.is_first_version {
+            let cached = ["total_active_file ", "total_inactive_file "];
+            (&["memory.limit_in_bytes"][..], "memory.usage_in_bytes", cached)
+        } else {
+            (&["memory.max", "memory.high"][..], "memory.current", ["active_file ", "inactive_file "])
+        };
+        let number = |file: &str| read(&self.folder.join(file))?.trim().parse::<u64>().ok();
+        let limit = limits.iter().filter_map(|file| number(file)).min()?;
+        let stat = read(&self.folder.join("memory.stat")).unwrap_or_default();
+        let lines = stat.lines().filter_map(|line| cached.iter().find_map(|name| line.strip_prefix(name)));
+        let cached: u64 = lines.filter_map(|bytes| bytes.trim().parse::<u64>().ok()).sum();
+        Some(limit.saturating_sub(number(usage).unwrap_or(0).saturating_sub(cached)))
+    }
 }
 
 pub fn size(bytes: u64) -> String {
@@ -108,15 +179,55 @@ mod tests {
 
     #[test]
     fn limits_of_a_group_and_of_those_around_it_count() {
-        let files = limit_files("3:cpuset:/\n2:cpu,memory:/a/b\n0::/c\nnonsense\n");
         let expected = [
-            "/sys/fs/cgroup/memory/a/b/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/a/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/c/memory.max",
-            "/sys/fs/cgroup/memory.max",
+            ("/sys/fs/cgroup/memory/a/b", true),
+            ("/sys/fs/cgroup/memory/a", true),
+            ("/sys/fs/cgroup/memory", true),
+            ("/sys/fs/cgroup/c", false),
+            ("/sys/fs/cgroup", false),
         ];
-        assert_eq!(files, expected.map(PathBuf::from));
+        let expected =
+            expected.map(|(folder, is_first_version)| Group { folder: folder.into(), is_first_version });
+        assert_eq!(groups("3:cpuset:/\n2:cpu,memory:/a/b\n0::/c\nnonsense\n"), expected);
+    }
+
+    #[test]
+    fn a_group_leaves_its_limit_less_what_is_used_and_not_cache() {
+        let unused = |is_first_version, files: &[(&str, &str)]| {
+            let read = |path: &Path| {
+                let name = path.strip_prefix("/group").ok()?.to_str()?;
+                files.iter().find(|file| file.0 == name).map(|file| file.1.to_owned())
+            };
+            Group { folder: "/group".into(), is_first_version }.unused(read)
+        };
+        let stat = "cache 9\ninactive_file 7\ntotal_inactive_file 100\ntotal_active_file 20\n";
+        let mut first = vec![("memory.limit_in_bytes", "1000\n"), ("memory.usage_in_bytes", "400\n")];
+        assert_eq!(unused(true, &first), Some(600));
+        first.push(("memory.stat", stat));
+        assert_eq!(unused(true, &first), Some(720));
+        assert_eq!(
+            unused(true, &[("memory.limit_in_bytes", "100"), ("memory.usage_in_bytes", "400")]),
+            Some(0)
+        );
+        let stat = "anon 200\nactive_file 30\ninactive_file 70\n";
+        let mut second = vec![("memory.max", "max\n"), ("memory.current", "400\n"), ("memory.stat", stat)];
+        assert_eq!(unused(false, &second), None);
+        second.push(("memory.high", "900\n"));
+        assert_eq!(unused(false, &second), Some(600));
+        second[0].1 = "700\n";
+        assert_eq!(unused(false, &second), Some(400));
+    }
+
+    #[test]
+    fn limits_of_the_process_leave_what_it_does_not_use() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units     \n\
+            Max data size             unlimited            unlimited            bytes     \n\
+            Max address space         10240000             unlimited            bytes     \n";
+        let status = "Name:\tshoestring\nVmSize:\t    1000 kB\nVmData:\t     200 kB\n";
+        assert_eq!(under_limits(limits, status).collect::<Vec<_>>(), [10_240_000 - 1_024_000]);
+        let limits = limits.replace("unlimited            unlimited", "204801               unlimited");
+        assert_eq!(under_limits(&limits, status).collect::<Vec<_>>(), [9_216_000, 1]);
+        assert_eq!(under_limits("", "").count(), 0);
     }
 
     #[test]

@@ -3,14 +3,19 @@
 mod arguments;
 mod bench;
 mod chat;
+mod completions;
+mod config;
 mod eval;
 mod generate;
 mod inspect;
+mod man;
 mod memory;
 mod plot;
 mod progress;
 mod quantize;
 mod sparkline;
+#[cfg(test)]
+mod tests;
 mod tokenizer;
 mod train;
 mod transfer;
@@ -20,9 +25,10 @@ use crate::model::Model;
 use crate::{bundled, train::newest_checkpoint};
 use anyhow::{Context, Result};
 use clap::parser::ValueSource;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use shoestring_kernels::Kernels;
-use std::io;
+use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use thiserror::Error;
@@ -35,12 +41,18 @@ const INTERRUPTED: u8 = 130;
 #[derive(Parser)]
 #[command(name = "shoestring", version = version(), about, long_about = None, max_term_width = 100)]
 #[command(after_help = "Without a model of your own, `shoestring chat` talks with the bundled one.")]
+#[command(
+    after_long_help = "Examples:\n  shoestring chat\n  shoestring train --model-data book.txt --minutes 10\n\n\
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted after saving."
+)]
 /// Train a compact language model on your own text, on a CPU, and chat with it.
 struct Arguments {
     #[command(subcommand)]
     command: Command,
 
     /// Compute kernels to use; by default the best this machine has
+    ///
+    /// An unknown name is an error that lists those there are.
     #[arg(long, global = true, value_name = "NAME", env = "SHOESTRING_KERNEL")]
     kernel: Option<String>,
 
@@ -52,27 +64,62 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Train a model on text files
+    ///
+    /// Without any flag it trains for three minutes on the conversations that come with the program, then chats.
+    /// The model of the best validation is checkpoints/best.shoe; the numbered files beside it hold all it takes to
+    /// go on. Ctrl-C finishes the step, saves and leaves.
     Train(Box<train::TrainArgs>),
     /// Chat with a model
+    ///
+    /// A model of dialogues answers; one of plain text continues what is typed. Input that does not come from a
+    /// terminal is read line by line, and only the replies are written.
     Chat(chat::ChatArgs),
     /// Write text that continues a prompt
+    ///
+    /// The markers [USER], [BOT] and [EOS] in the prompt are single tokens, as in a training text.
     Generate(generate::GenerateArgs),
     /// Measure a model's loss on a text
+    ///
+    /// The state is carried through the whole text, and every token is predicted once. Compare models by nats a
+    /// character: nats a token depend on the tokenizer.
     Eval(eval::EvalArgs),
     /// Store a model in fewer bits, and measure what that costs
+    ///
+    /// Nothing is written if the loss on a text grows by more than --max-loss.
     Quantize(quantize::QuantizeArgs),
     /// Show what a checkpoint holds
+    ///
+    /// Sizes, tensors, how it was trained and how it did in validation.
     Inspect(inspect::InspectArgs),
     /// Draw the losses of training runs
+    ///
+    /// Training losses are thin lines, validations thick ones with dots; several runs share the picture.
     Plot(plot::PlotArgs),
     /// Train and use tokenizers
+    ///
+    /// Byte-level BPE, as in the tokenizer.json of other programs. `train` makes a model's tokenizer itself; this
+    /// is for using one elsewhere.
     Tokenizer(tokenizer::TokenizerArgs),
     /// Write a model as safetensors and tokenizer.json
+    ///
+    /// Other programs read these; `import` makes a checkpoint of them again.
     Export(transfer::ExportArgs),
     /// Make a checkpoint from safetensors and tokenizer.json
+    ///
+    /// The names and shapes of the tensors are those that `export` writes.
     Import(transfer::ImportArgs),
     /// Measure what this machine can do and what the kernels make of it
+    ///
+    /// Rates of one core in arithmetic and memory, of each operation of the model, of training and of decoding.
     Bench(bench::BenchArgs),
+    /// Print a script that completes commands and flags in a shell
+    ///
+    /// Most shells read it from a folder of their own; bash also by `source <(...)`.
+    Completions(completions::CompletionsArgs),
+    /// Print or write manual pages
+    ///
+    /// They are made from what `--help` says.
+    Man(man::ManArgs),
 }
 
 /// What every subcommand may need.
@@ -112,16 +159,44 @@ fn version() -> &'static str {
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
-    let matches = command().get_matches();
-    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    match run(arguments, matches.value_source("kernel")) {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    memory::spare_address_space();
+    match parse(std::env::args_os().collect()).and_then(|matches| run(&matches)) {
         Ok(code) => code,
         // Whoever read our output has read enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            tell!("shoestring: {}", describe(&error));
-            ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
+        Err(error) => match error.downcast::<clap::Error>() {
+            Ok(error) => print_help_or_mistake(&error),
+            Err(error) => {
+                tell!("shoestring: {}", describe(&error));
+                ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
+            }
+        },
+    }
+}
+
+/// The command line, and what the file that `train --config` names adds to it.
+fn parse(mut arguments: Vec<OsString>) -> Result<ArgMatches> {
+    let mut definition = command();
+    let matches = definition.try_get_matches_from_mut(&arguments)?;
+    let Some(("train", given)) = matches.subcommand() else { return Ok(matches) };
+    let Some(path) = given.get_one::<PathBuf>("config") else { return Ok(matches) };
+    definition.build();
+    let train = definition.find_subcommand("train").context("`train` is not defined")?;
+    arguments.extend(config::arguments(train, given, path)?);
+    let together = |error| UsageError(format!("{} and the flags: {error}", path.display()));
+    Ok(command().try_get_matches_from(arguments).map_err(together)?)
+}
+
+/// As clap does it, but that a help nobody could be shown is a failure.
+fn print_help_or_mistake(error: &clap::Error) -> ExitCode {
+    let printed = error.print().and_then(|()| io::stdout().flush());
+    match printed {
+        Err(cause) if !error.use_stderr() && cause.kind() != io::ErrorKind::BrokenPipe => {
+            tell!("shoestring: cannot print the help: {cause}");
+            ExitCode::FAILURE
         }
+        _ => ExitCode::from(if error.use_stderr() { 2 } else { 0 }),
     }
 }
 
@@ -131,8 +206,14 @@ fn command() -> clap::Command {
         let takes_values = arg.get_action().takes_values();
         if takes_values { arg.allow_negative_numbers(true) } else { arg }
     };
-    Arguments::command().mut_subcommands(|command| {
-        command.mut_args(negative_numbers).mut_subcommands(|command| command.mut_args(negative_numbers))
+    // A short help says that there is a long one.
+    let pointing_on = |command: clap::Command| match command.get_after_help().cloned() {
+        Some(examples) => command.after_long_help(examples).after_help("`--help` says more, with examples."),
+        None => command,
+    };
+    Arguments::command().mut_subcommand("train", config::with_defaults).mut_subcommands(|command| {
+        let command = pointing_on(command.mut_args(negative_numbers));
+        command.mut_subcommands(|command| pointing_on(command.mut_args(negative_numbers)))
     })
 }
 
@@ -146,12 +227,13 @@ macro_rules! tell {
 }
 use tell;
 
-fn run(arguments: Arguments, kernel_value: Option<ValueSource>) -> Result<ExitCode> {
+fn run(matches: &ArgMatches) -> Result<ExitCode> {
+    let arguments = Arguments::from_arg_matches(matches)?;
     let (kernels, kernel_source) = match arguments.kernel.as_deref() {
         None | Some("") => (Kernels::best(), KernelSource::Best),
         Some(name) => {
             let kernels = Kernels::select(name).map_err(|error| UsageError(error.to_string()))?;
-            let by_variable = kernel_value == Some(ValueSource::EnvVariable);
+            let by_variable = matches.value_source("kernel") == Some(ValueSource::EnvVariable);
             (kernels, if by_variable { KernelSource::Variable } else { KernelSource::Flag })
         }
     };
@@ -168,6 +250,8 @@ fn run(arguments: Arguments, kernel_value: Option<ValueSource>) -> Result<ExitCo
         Command::Export(args) => transfer::export(&args, globals),
         Command::Import(args) => transfer::import(&args, globals),
         Command::Bench(args) => bench::run(&args, globals),
+        Command::Completions(args) => completions::run(&args, &mut command()),
+        Command::Man(args) => man::run(&args, command(), globals),
     }
 }
 

@@ -21,19 +21,28 @@ pub struct TokenizerArgs {
 #[derive(Subcommand)]
 enum Command {
     /// Train a tokenizer on text files
-    #[command(after_help = "Example:\n  shoestring tokenizer train --data book.txt --vocab-size 4096")]
+    #[command(after_help = "Examples:\n  shoestring tokenizer train --data book.txt --vocab-size 4096\n  \
+        shoestring tokenizer train --data a.txt b.txt --out tokenizer.json")]
     Train(TrainArgs),
     /// Turn text from stdin into token ids
-    #[command(after_help = "Example:\n  shoestring tokenizer encode --tokenizer tokenizer.json < book.txt")]
+    #[command(
+        after_help = "Examples:\n  shoestring tokenizer encode --tokenizer tokenizer.json < book.txt\n  \
+        shoestring tokenizer encode --tokenizer model.shoe --no-special < book.txt > ids.txt"
+    )]
     Encode(EncodeArgs),
     /// Turn token ids from stdin, separated by white space, into text
     #[command(
-        after_help = "Example:\n  echo 41 302 17 | shoestring tokenizer decode --tokenizer tokenizer.json"
+        after_help = "Examples:\n  echo 41 302 17 | shoestring tokenizer decode --tokenizer tokenizer.json\n  \
+            shoestring tokenizer decode --tokenizer model.shoe < ids.txt"
     )]
     Decode(DecodeArgs),
     /// Write a checkpoint's tokenizer as a tokenizer.json
+    #[command(after_help = "Examples:\n  shoestring tokenizer export checkpoints/best.shoe\n  \
+        shoestring tokenizer export model.shoe --out tokenizer.json")]
     Export(ConvertArgs),
     /// Check another program's tokenizer.json and write it as shoestring does
+    #[command(after_help = "Examples:\n  shoestring tokenizer import other.json\n  \
+        shoestring tokenizer import other.json --out tokenizer.json")]
     Import(ConvertArgs),
 }
 

@@ -1,6 +1,6 @@
 //! `shoestring train`
 
-use super::arguments::{below_one, duration, float, minutes, positive};
+use super::arguments::{below_one, duration, float, minutes, positive, seed, whole};
 use super::progress::{Display, Plan};
 use super::{CHECKPOINTS, Globals, INTERRUPTED, UsageError, chat, cores, memory, name_paths, tell};
 use crate::bundled;
@@ -24,8 +24,16 @@ const BUNDLED_MINUTES: f64 = 3.0;
 
 #[derive(Args)]
 #[command(after_help = "Examples:\n  shoestring train --model-data book.txt --minutes 10\n  \
+    shoestring train --config run.toml --seed 2\n  \
     shoestring train --checkpoint checkpoints/step-00012000.shoe --minutes 20")]
 pub struct TrainArgs {
+    /// TOML file with settings: its keys are these flags, without the dashes before them; flags win
+    ///
+    /// A key it does not know is an error, and so is a value that the flag would not take. A switch is true or
+    /// false; what takes several files may be an array. `shoestring inspect FILE --config` writes such a file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
     /// Text to train on: files, or folders of .txt files; by default the bundled corpus
     #[arg(long, value_name = "FILE", num_args = 1.., help_heading = "Text")]
     model_data: Vec<PathBuf>,
@@ -48,6 +56,8 @@ pub struct TrainArgs {
     #[arg(long, value_name = "DIR", help_heading = "Checkpoints")]
     checkpoint_dir: Option<PathBuf>,
     /// Longest time between checkpoints, such as 30s or 5m
+    ///
+    /// One is also saved at each validation, and on Ctrl-C.
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration, help_heading = "Checkpoints")]
     save_every: Duration,
     /// Numbered checkpoints to keep, besides the best
@@ -57,6 +67,11 @@ pub struct TrainArgs {
     /// Threads [default: one a physical core]; the result does not depend on it
     #[arg(long, value_name = "N", value_parser = threads)]
     threads: Option<usize>,
+    /// Train even if there seems to be too little memory
+    ///
+    /// The limits of control groups and of `ulimit -v` count. A run that outgrows them is ended by the system.
+    #[arg(long)]
+    force: bool,
     /// Don't start a chat after training
     #[arg(long)]
     no_chat: bool,
@@ -66,23 +81,24 @@ pub struct TrainArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Model")]
 struct ModelArgs {
-    /// Sizes of the model, and the recipe that suits them: about 0.1, 0.5, 2 or 5 million parameters. The flags
-    /// below, and those for training, win over it [default: small]
+    /// Sizes of the model, and the recipe that suits them [default: small]
+    ///
+    /// About 0.1, 0.5, 2 or 5 million parameters. The flags below, and those for training, win over it.
     #[arg(long, value_name = "SIZE", value_parser = size_names())]
     size: Option<Size>,
-    /// Tokens in the vocabulary [default: 850]
+    /// Tokens in the vocabulary
     #[arg(long, value_name = "N", value_parser = vocabulary)]
     bpe_vocab_size: Option<usize>,
-    /// Width of a token's embedding [default: 96]
+    /// Width of a token's embedding
     #[arg(long, value_name = "N", value_parser = width)]
     embedding_dim: Option<usize>,
-    /// Width of an expert's state [default: 96]
+    /// Width of an expert's state
     #[arg(long, value_name = "N", value_parser = width)]
     gru_hidden_size: Option<usize>,
-    /// Layers [default: 2]
+    /// Layers
     #[arg(long, value_name = "N", value_parser = layers)]
     gru_layers: Option<usize>,
-    /// Experts a layer [default: 6]
+    /// Experts a layer
     #[arg(long, value_name = "N", value_parser = experts)]
     num_experts: Option<usize>,
     /// Experts that run for a token [default: all]
@@ -91,7 +107,7 @@ struct ModelArgs {
     /// Share the embedding's matrix with the head (needs equal widths)
     #[arg(long)]
     tied: bool,
-    /// Epsilon of RMSNorm [default: 1e-5]
+    /// Epsilon of RMSNorm
     #[arg(long, value_name = "X", value_parser = positive)]
     eps_rmsnorm: Option<f32>,
 }
@@ -101,28 +117,37 @@ struct ModelArgs {
 #[command(next_help_heading = "Training")]
 struct TrainingArgs {
     /// Where the settings come from that no flag names
+    ///
+    /// When a run is resumed they come from its checkpoint.
     #[arg(long, value_enum)]
     recipe: Option<RecipeName>,
     /// Train for so many passes over the text
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), group = "length")]
+    ///
+    /// The learning rate falls to the end of the run, so the length is part of the recipe: of --epochs,
+    /// --minutes and --steps only one may be given.
+    #[arg(long, value_name = "N", value_parser = whole::<u32, 1, { u32::MAX as u64 }>, group = "length")]
     epochs: Option<u32>,
-    /// Train for so many minutes [default: 5]
+    /// Train for so many minutes of wall-clock time
+    ///
+    /// The bundled corpus gets 3. No two such runs are the same; those by --epochs and --steps are, to the bit.
     #[arg(long, value_name = "X", value_parser = minutes, group = "length")]
     minutes: Option<f64>,
     /// Train for so many optimizer steps
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), group = "length")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64, 1, { u64::MAX }>, group = "length")]
     steps: Option<u64>,
     /// Streams of text read side by side
     #[arg(long, value_name = "N", value_parser = batch)]
     batch_size: Option<usize>,
     /// Tokens one gradient spans
+    ///
+    /// The state is carried on from one stretch to the next.
     #[arg(long, value_name = "N", value_parser = sequence)]
     seq_length: Option<usize>,
     /// Peak learning rate
     #[arg(long, value_name = "X", value_parser = float::<0, 100>)]
     lr: Option<f32>,
     /// Steps over which the learning rate rises
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64, 0, { u64::MAX }>)]
     warmup_steps: Option<u64>,
     /// Part of the learning rate that is left at the end; 1 keeps it constant
     #[arg(long, value_name = "X", value_parser = float::<0, 1>)]
@@ -134,6 +159,8 @@ struct TrainingArgs {
     #[arg(long, value_name = "X", value_parser = positive)]
     grad_clip: Option<f32>,
     /// Probability of dropping an element of an embedding or a layer's output
+    ///
+    /// More (0.2 or 0.3) against learning a small text by heart.
     #[arg(long, value_name = "P", value_parser = below_one)]
     dropout: Option<f32>,
     /// AdamW's decay rate of the first moment
@@ -146,7 +173,7 @@ struct TrainingArgs {
     #[arg(long, value_name = "X", value_parser = positive)]
     eps_adamw: Option<f32>,
     /// Seed of the weights, the data order and dropout
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = seed)]
     seed: Option<u64>,
 }
 
@@ -163,42 +190,36 @@ fn size_names() -> impl TypedValueParser<Value = Size> {
     PossibleValuesParser::new(names).try_map(|name| Size::named(&name).ok_or("no such size"))
 }
 
-/// A number from LOW to HIGH.
-fn within<const LOW: usize, const HIGH: usize>(text: &str) -> Result<usize, String> {
-    let value = text.parse().ok().filter(|value| (LOW..=HIGH).contains(value));
-    value.ok_or_else(|| format!("it must be a whole number between {LOW} and {HIGH}"))
-}
-
 pub(super) fn vocabulary(text: &str) -> Result<usize, String> {
-    within::<MINIMUM_VOCABULARY, { 1 << 20 }>(text)
+    whole::<usize, { MINIMUM_VOCABULARY as u64 }, { 1 << 20 }>(text)
 }
 
 fn width(text: &str) -> Result<usize, String> {
-    within::<1, { 1 << 14 }>(text)
+    whole::<usize, 1, { 1 << 14 }>(text)
 }
 
 fn layers(text: &str) -> Result<usize, String> {
-    within::<1, 64>(text)
+    whole::<usize, 1, 64>(text)
 }
 
 fn experts(text: &str) -> Result<usize, String> {
-    within::<1, 256>(text)
+    whole::<usize, 1, 256>(text)
 }
 
 fn batch(text: &str) -> Result<usize, String> {
-    within::<1, 4096>(text)
+    whole::<usize, 1, 4096>(text)
 }
 
 fn sequence(text: &str) -> Result<usize, String> {
-    within::<1, 65_536>(text)
+    whole::<usize, 1, 65_536>(text)
 }
 
 pub(super) fn threads(text: &str) -> Result<usize, String> {
-    within::<1, 1024>(text)
+    whole::<usize, 1, 1024>(text)
 }
 
 fn keep(text: &str) -> Result<usize, String> {
-    within::<1, 1_000_000>(text)
+    whole::<usize, 1, 1_000_000>(text)
 }
 
 pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
@@ -266,7 +287,7 @@ fn start(args: &TrainArgs, globals: Globals) -> Result<Run> {
         recipe.length = RunLength::Minutes(BUNDLED_MINUTES);
     }
     args.training.apply(&mut recipe);
-    let memory = memory::check(&config, &recipe)?;
+    let memory = memory::check(&config, &recipe, args.force)?;
     let path = args.checkpoint_dir.as_deref().unwrap_or(Path::new(CHECKPOINTS));
     let folder = RunFolder::open(path, args.keep, None)?;
     let options = args.options();
@@ -282,7 +303,7 @@ fn resume(args: &TrainArgs, path: &Path, globals: Globals) -> Result<Run> {
     let mut recipe = record.recipe.clone().unwrap_or_else(default_recipe);
     refuse_contradictions(args, &checkpoint, &recipe)?;
     args.training.apply(&mut recipe);
-    let memory = memory::check(&checkpoint.config(), &recipe)?;
+    let memory = memory::check(&checkpoint.config(), &recipe, args.force)?;
     let given = |flag: &[PathBuf], stored: Vec<PathBuf>| if flag.is_empty() { stored } else { flag.to_vec() };
     let model_data = given(&args.model_data, training.model_data());
     let validation_data = given(&args.validation_data, training.validation_data());
@@ -335,7 +356,8 @@ fn refuse_contradictions(args: &TrainArgs, checkpoint: &Checkpoint, recipe: &Rec
         .filter(|(_, given, stored)| given != stored)
         .map(|(flag, given, stored)| format!("{flag} {given} (the checkpoint has {stored})"))
         .collect();
-    if let Some(size) = model.size.filter(|&size| Size::of(&config) != Some(size)) {
+    let is_other = |size: &Size| Size::of(&config) != Some(*size) && recipe.name != size.name();
+    if let Some(size) = model.size.filter(is_other) {
         contradictions.push(format!("--size {} (the checkpoint has other sizes)", size.name()));
     }
     if training.seed.is_some_and(|seed| seed != recipe.seed) {
@@ -350,7 +372,8 @@ fn refuse_contradictions(args: &TrainArgs, checkpoint: &Checkpoint, recipe: &Rec
     if !args.bpe_data.is_empty() {
         contradictions.push("--bpe-data (the tokenizer comes from the checkpoint)".to_owned());
     }
-    if training.recipe.is_some() {
+    let name = training.recipe.as_ref().and_then(ValueEnum::to_possible_value);
+    if name.is_some_and(|name| name.get_name() != recipe.name) {
         contradictions.push(
             "--recipe (the settings come from the checkpoint; single flags may change them)".to_owned(),
         );

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Args)]
-#[command(after_help = "Example:\n  shoestring export checkpoints/best.shoe exported")]
+#[command(after_help = "Examples:\n  shoestring export checkpoints/best.shoe exported\n  \
+    shoestring export checkpoints/best.shoe exported --quiet")]
 pub struct ExportArgs {
     /// Checkpoint to export
     checkpoint: PathBuf,
@@ -18,7 +19,8 @@ pub struct ExportArgs {
 }
 
 #[derive(Args)]
-#[command(after_help = "Example:\n  shoestring import exported -o model.shoe")]
+#[command(after_help = "Examples:\n  shoestring import exported -o model.shoe\n  \
+    shoestring import exported --output model.shoe --quiet")]
 pub struct ImportArgs {
     /// Folder with model.safetensors and tokenizer.json
     folder: PathBuf,
