@@ -68,6 +68,13 @@ impl Setup {
     }
 }
 
+/// Holds the program to remember to the bit what the library does: an untrained model's replies depend but little on
+/// what it has read.
+fn remembers(terminal: &mut Terminal, setup: &Setup, expected: &Conversation<'_>) {
+    assert_eq!(terminal.enter("/save state"), "Saved in state.\n");
+    assert!(setup.workspace.read("state") == expected.session().save(), "it has read something else");
+}
+
 /// The reply as the terminal is to show it.
 fn say(conversation: &mut Conversation<'_>, text: &str) -> String {
     let mut reply = String::new();
@@ -153,6 +160,7 @@ fn every_command_does_what_it_says() {
     assert_eq!(expected.undo().as_deref(), Some("How are you?"));
     assert_eq!(terminal.enter("[EOS] //x"), say(&mut expected, "[EOS] //x"), "after an undo");
     assert_eq!(terminal.enter("//help"), say(&mut expected, "/help"));
+    remembers(&mut terminal, &setup, &expected);
     assert_eq!(terminal.enter("  "), "");
 
     assert_eq!(terminal.enter("/retry"), retry(&mut expected));
@@ -183,6 +191,7 @@ fn every_command_does_what_it_says() {
     expected.reseed(u64::MAX);
     expected.set_max_tokens(3);
     assert_eq!(terminal.enter("Fine"), say(&mut expected, "Fine"));
+    remembers(&mut terminal, &setup, &expected);
 
     for (line, part) in [
         ("/temperature 101", "from 0 to 100"),
@@ -225,6 +234,7 @@ fn every_command_does_what_it_says() {
     assert_eq!(terminal.enter("/load kept"), "Going on with kept.\n");
     expected.load(&setup.workspace.path("kept")).unwrap();
     assert_eq!(terminal.enter("Where were we?"), say(&mut expected, "Where were we?"));
+    remembers(&mut terminal, &setup, &expected);
 
     terminal.send("/quit\r");
     succeeded(terminal.finish());
@@ -283,16 +293,19 @@ fn a_message_can_have_several_lines() {
         "first\x1b\r/help\x1b\rthird".to_owned(),
     ] {
         assert_eq!(terminal.enter(&typed), say(&mut expected, text), "{typed:?}");
+        remembers(&mut terminal, &setup, &expected);
     }
     // A paste is shown as it will be said.
     terminal.send("\x1b[200~one\ntwo\x1b[201~");
     terminal.expect_screen(|screen| screen.contents().ends_with("> one\ntwo"));
     assert_eq!(terminal.enter(""), say(&mut expected, "one\ntwo"));
+    remembers(&mut terminal, &setup, &expected);
     // Pasted without brackets, or typed ahead: a message each, and none is lost.
     terminal.send("one\rtwo\rthree\r");
     for text in ["one", "two", "three"] {
         assert_eq!(terminal.prompt(), say(&mut expected, text));
     }
+    remembers(&mut terminal, &setup, &expected);
     terminal.send(CTRL_D);
     succeeded(terminal.finish());
 }
@@ -311,6 +324,7 @@ fn lines_are_edited_by_characters_as_they_are_seen() {
         ("caf\u{e9} na\u{ef}ve".to_owned(), "caf\u{e9} na\u{ef}ve"),
     ] {
         assert_eq!(terminal.enter(&typed), say(&mut expected, text), "{typed:?}");
+        remembers(&mut terminal, &setup, &expected);
     }
     // Wide characters take two columns each.
     terminal.send("\u{4f60}\u{597d}");
@@ -318,6 +332,7 @@ fn lines_are_edited_by_characters_as_they_are_seen() {
         screen.contents().ends_with("> \u{4f60}\u{597d}") && screen.cursor_position().1 == 6
     });
     assert_eq!(terminal.enter(""), say(&mut expected, "\u{4f60}\u{597d}"));
+    remembers(&mut terminal, &setup, &expected);
     // Latin-1, say.
     terminal.send_bytes(b"caf\xe9 ");
     assert!(terminal.prompt().contains("not UTF-8"));
@@ -340,10 +355,12 @@ fn the_window_may_change_its_size_and_be_narrow() {
         screen.cursor_position().1 == 7 && screen.contents().ends_with(&format!("> {text}"))
     });
     assert_eq!(terminal.enter(", dear"), say(&mut expected, &format!("{text}, dear")));
+    remembers(&mut terminal, &setup, &expected);
     terminal.resize(24, 80);
     assert_eq!(terminal.enter("wide"), say(&mut expected, "wide"));
     terminal.resize(2, 3);
     assert_eq!(terminal.enter("narrow"), say(&mut expected, "narrow"));
+    remembers(&mut terminal, &setup, &expected);
     assert!(terminal.enter("/help").contains("/retry"));
     terminal.send(CTRL_D);
     succeeded(terminal.finish());
@@ -358,12 +375,14 @@ fn what_was_typed_comes_back_another_day() {
     assert_eq!(terminal.enter("the\\\rfirst"), say(&mut expected, "the\nfirst"));
     assert_eq!(terminal.enter("the second"), say(&mut expected, "the second"));
     assert_eq!(terminal.enter(UP), say(&mut expected, "the second"));
+    remembers(&mut terminal, &setup, &expected);
     // However it ends.
     kill(Pid::from_raw(terminal.id() as i32), Signal::SIGKILL).unwrap();
     terminal.finish();
     let mut terminal = setup.chat(&["--max-response", "5"]);
     let mut expected = setup.conversation(5);
-    assert_eq!(terminal.enter(&UP.repeat(2)), say(&mut expected, "the\nfirst"));
+    assert_eq!(terminal.enter(&UP.repeat(3)), say(&mut expected, "the\nfirst"));
+    remembers(&mut terminal, &setup, &expected);
     terminal.send(CTRL_D);
     succeeded(terminal.finish());
     let files = if cfg!(target_os = "macos") { "Library/Application Support" } else { ".local/state" };

@@ -131,7 +131,8 @@ impl Editor {
                     }
                     editor.append_history(path)
                 });
-                Ok(Entered::Text(text))
+                // The backslashes that made lines go on.
+                Ok(Entered::Text(text.replace("\\\n", "\n")))
             }
             Err(ReadlineError::Interrupted) => Ok(Entered::Interrupt),
             Err(ReadlineError::Eof) => Ok(Entered::End),
@@ -161,13 +162,13 @@ fn history_file() -> Option<PathBuf> {
     Some(folder.join("shoestring").join("chat-history"))
 }
 
-/// Enter after a backslash begins another line in its place.
+/// Enter after a backslash begins another line.
 struct Backslash;
 
 impl ConditionalEventHandler for Backslash {
     fn handle(&self, _: &Event, _: RepeatCount, _: bool, context: &EventContext<'_>) -> Option<Cmd> {
         let before = &context.line()[..context.pos()];
-        before.ends_with('\\').then(|| Cmd::Replace(Movement::BackwardChar(1), Some("\n".to_owned())))
+        before.ends_with('\\').then_some(Cmd::Newline)
     }
 }
 
