@@ -1,11 +1,21 @@
 //! Conversations: the turns a dialogue model was trained on, built around what a user types.
 
+use crate::checkpoint::atomic_write;
 use crate::generate::{Completion, Limits, generate};
-use crate::model::{Session, Weights};
-use crate::sample::{Sampler, Sampling};
+use crate::model::{Session, SessionError, Snapshot, Weights, is_saved_session};
+use crate::sample::{Sampler, Sampling, Stream};
 use crate::tokenizer::{BOT, EOS, Special, TokenizerView, USER};
 use shoestring_kernels::Kernels;
-use std::io;
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// How many turns back [`Conversation::undo`] goes; each is a copy of the state, a few kilobytes.
+pub const UNDO_LIMIT: usize = 100;
+/// Bytes of a file that are looked at to find a saved conversation in it: more than any has.
+const LONGEST_FILE: u64 = 1 << 28;
 
 /// A conversation with a model, its state carried from turn to turn.
 #[derive(Clone)]
@@ -14,6 +24,33 @@ pub struct Conversation<'m> {
     sampler: Sampler,
     limits: Limits,
     dialogue: bool,
+    turns: VecDeque<Turn>, // the latest, at most UNDO_LIMIT
+}
+
+/// What the user wrote, and what the conversation was before that.
+#[derive(Clone)]
+struct Turn {
+    text: String,
+    session: Snapshot,
+    stream: Stream,
+}
+
+/// Why a conversation can't be saved, or a saved one not be gone on with.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the fields are what the messages name")]
+pub enum ConversationError {
+    /// The file can't be read.
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Read { path: PathBuf, source: io::Error },
+    /// The file does not hold a sound conversation with this model.
+    #[error("cannot go on with {path}: {source}", path = path.display())]
+    Session { path: PathBuf, source: SessionError },
+    /// The file can't be written.
+    #[error("cannot save {path}: {source}", path = path.display())]
+    Save { path: PathBuf, source: io::Error },
+    /// There is another file.
+    #[error("cannot save {path}: it exists and is not a saved session; name another file", path = path.display())]
+    Occupied { path: PathBuf },
 }
 
 impl<'m> Conversation<'m> {
@@ -27,9 +64,8 @@ impl<'m> Conversation<'m> {
             limits.stop_tokens.push(EOS);
             limits.stop.push("\n\n".to_owned());
         }
-        let mut conversation = Conversation { session, sampler, limits, dialogue };
-        conversation.session.feed_tokens(&[EOS]);
-        conversation.session.feed("\n\n");
+        let mut conversation = Conversation { session, sampler, limits, dialogue, turns: VecDeque::new() };
+        conversation.reset();
         conversation
     }
 
@@ -38,6 +74,128 @@ impl<'m> Conversation<'m> {
     /// # Errors
     /// Whatever `write` returns.
     pub fn reply(
+        &mut self,
+        text: &str,
+        write: &mut dyn FnMut(&str) -> io::Result<()>,
+    ) -> io::Result<Completion> {
+        if self.turns.len() == UNDO_LIMIT {
+            self.turns.pop_front();
+        }
+        let (session, stream) = (self.session.snapshot(), self.sampler.stream());
+        self.turns.push_back(Turn { text: text.to_owned(), session, stream });
+        self.answer(text, write)
+    }
+
+    /// Replaces the last reply by another one; none if there is no turn to retry. The random numbers go on, so the
+    /// reply differs unless they are [begun anew](Self::reseed) or the temperature is 0.
+    ///
+    /// # Errors
+    /// Whatever `write` returns.
+    pub fn retry(&mut self, write: &mut dyn FnMut(&str) -> io::Result<()>) -> io::Result<Option<Completion>> {
+        let Some(Turn { text, session, stream }) = self.turns.back() else { return Ok(None) };
+        self.session.return_to(session);
+        self.sampler.rewind_to_redraw(stream);
+        let text = text.clone();
+        self.answer(&text, write).map(Some)
+    }
+
+    /// Takes back the last turn, as if it had never been, and returns what the user had written; none if there is no
+    /// turn left to undo.
+    pub fn undo(&mut self) -> Option<String> {
+        let Turn { text, session, stream } = self.turns.pop_back()?;
+        self.session.return_to(&session);
+        self.sampler.rewind(&stream);
+        Some(text)
+    }
+
+    /// Begins a new conversation. The settings stay, and the random numbers go on.
+    pub fn reset(&mut self) {
+        self.turns.clear();
+        self.sampler.forget();
+        self.session.reset();
+        self.session.feed_tokens(&[EOS]);
+        self.session.feed("\n\n");
+    }
+
+    /// Saves what the model remembers of the conversation at `path`, atomically.
+    ///
+    /// # Errors
+    /// If it can't be written, or the file there is not a saved session; it is then untouched.
+    pub fn save(&self, path: &Path) -> Result<(), ConversationError> {
+        let error = |source| ConversationError::Save { path: path.to_owned(), source };
+        match open_file(path) {
+            Ok(file) => {
+                let mut start = Vec::new();
+                file.take(16).read_to_end(&mut start).map_err(error)?;
+                if !start.is_empty() && !is_saved_session(&start) {
+                    return Err(ConversationError::Occupied { path: path.to_owned() });
+                }
+            }
+            Err(absent) if absent.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(error(source)),
+        }
+        atomic_write(path, &[&self.session.save()]).map_err(error)
+    }
+
+    /// Goes on with the conversation [saved](Self::save) at `path`. What was said here before can't be undone any more.
+    ///
+    /// # Errors
+    /// If it can't be read, or is not a sound conversation with this model; this one then stays as it is.
+    pub fn load(&mut self, path: &Path) -> Result<(), ConversationError> {
+        let read = |file: File| {
+            let mut bytes = Vec::new();
+            file.take(LONGEST_FILE).read_to_end(&mut bytes).map(|_| bytes)
+        };
+        let bytes = open_file(path)
+            .and_then(read)
+            .map_err(|source| ConversationError::Read { path: path.to_owned(), source })?;
+        self.session
+            .restore(&bytes)
+            .map_err(|source| ConversationError::Session { path: path.to_owned(), source })?;
+        self.turns.clear();
+        self.sampler.forget();
+        Ok(())
+    }
+
+    /// How the replies' tokens are drawn.
+    pub fn sampling(&self) -> Sampling {
+        self.sampler.sampling()
+    }
+
+    /// Draws tokens as `sampling` says from here on; the random numbers go on.
+    pub fn set_sampling(&mut self, sampling: Sampling) {
+        self.sampler.set_sampling(sampling);
+    }
+
+    /// Begins the random numbers of `seed`: now, and where turns are undone.
+    pub fn reseed(&mut self, seed: u64) {
+        self.sampler.reseed(seed);
+        for turn in &mut self.turns {
+            turn.stream.reseed(seed);
+        }
+    }
+
+    /// Tokens of a reply at most.
+    pub fn max_tokens(&self) -> usize {
+        self.limits.max_tokens
+    }
+
+    /// Bounds the tokens of a reply.
+    pub fn set_max_tokens(&mut self, max_tokens: usize) {
+        self.limits.max_tokens = max_tokens;
+    }
+
+    /// Turns that can be [undone](Self::undo).
+    pub fn turns(&self) -> usize {
+        self.turns.len()
+    }
+
+    /// The session behind it.
+    pub fn session(&self) -> &Session<'m> {
+        &self.session
+    }
+
+    fn answer(
         &mut self,
         text: &str,
         write: &mut dyn FnMut(&str) -> io::Result<()>,
@@ -71,6 +229,15 @@ impl<'m> Conversation<'m> {
         } else {
             self.session.feed("\n\n");
         }
+    }
+}
+
+/// Opens a file of bytes; a folder, a device or a pipe is none.
+fn open_file(path: &Path) -> io::Result<File> {
+    if fs::metadata(path)?.is_file() {
+        File::open(path)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"))
     }
 }
 

@@ -4,6 +4,8 @@ use crate::model::Session;
 use crate::sample::Sampler;
 use crate::tokenizer::StreamingDecoder;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// When a text ends.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +16,8 @@ pub struct Limits {
     pub stop_tokens: Vec<u32>,
     /// Strings that end the text; they are not written. Empty ones are ignored.
     pub stop: Vec<String>,
+    /// Ends the text once it is true.
+    pub interrupt: Arc<AtomicBool>,
 }
 
 /// Why a text ended.
@@ -23,6 +27,8 @@ pub enum FinishReason {
     Stop,
     /// It reached its greatest length.
     Length,
+    /// [`Limits::interrupt`] became true.
+    Interrupted,
 }
 
 /// What was written.
@@ -51,6 +57,9 @@ pub fn generate(
     let finish_reason = loop {
         if tokens == limits.max_tokens {
             break FinishReason::Length;
+        }
+        if limits.interrupt.load(Ordering::Relaxed) {
+            break FinishReason::Interrupted;
         }
         let token = session.sample(sampler);
         if limits.stop_tokens.contains(&token) {

@@ -38,13 +38,31 @@ impl Default for Sampling {
 #[derive(Clone)]
 pub struct Sampler {
     sampling: Sampling,
-    random: Pcg64Mcg,
-    recent: VecDeque<u32>,      // at most REPETITION_WINDOW
+    stream: Stream,
     penalised: Vec<f32>,        // [V] logits after the repetition penalty
     scaled: Vec<f32>,           // (logit - max) / temperature of each candidate
     weights: Vec<f32>,          // their exponentials
     candidates: Vec<Candidate>, // at most V
     nucleus: Vec<Candidate>,    // at most V
+}
+
+/// Where a [`Sampler`] is: in its random numbers, and in the tokens it has drawn lately.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stream {
+    random: Pcg64Mcg,
+    recent: VecDeque<u32>, // at most REPETITION_WINDOW
+}
+
+impl Stream {
+    fn new(seed: u64) -> Self {
+        let recent = VecDeque::with_capacity(REPETITION_WINDOW);
+        Stream { random: Pcg64Mcg::seed_from_u64(seed), recent }
+    }
+
+    /// Begins the random numbers of `seed`.
+    pub fn reseed(&mut self, seed: u64) {
+        self.random = Pcg64Mcg::seed_from_u64(seed);
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -73,14 +91,49 @@ impl Sampler {
     pub fn new(sampling: Sampling) -> Self {
         Sampler {
             sampling,
-            random: Pcg64Mcg::seed_from_u64(sampling.seed),
-            recent: VecDeque::with_capacity(REPETITION_WINDOW),
+            stream: Stream::new(sampling.seed),
             penalised: Vec::new(),
             scaled: Vec::new(),
             weights: Vec::new(),
             candidates: Vec::new(),
             nucleus: Vec::new(),
         }
+    }
+
+    /// How tokens are drawn.
+    pub fn sampling(&self) -> Sampling {
+        self.sampling
+    }
+
+    /// Draws as `sampling` says from here on. The random numbers go on; [`reseed`](Self::reseed) begins new ones.
+    pub fn set_sampling(&mut self, sampling: Sampling) {
+        self.sampling = Sampling { seed: self.sampling.seed, ..sampling };
+    }
+
+    /// Begins the random numbers of `seed`.
+    pub fn reseed(&mut self, seed: u64) {
+        self.sampling.seed = seed;
+        self.stream.reseed(seed);
+    }
+
+    /// Where it is, to [go back to](Self::rewind).
+    pub fn stream(&self) -> Stream {
+        self.stream.clone()
+    }
+
+    /// Back to where it was: the same tokens come again.
+    pub fn rewind(&mut self, stream: &Stream) {
+        self.stream.clone_from(stream);
+    }
+
+    /// Back to the tokens drawn lately then. The random numbers go on: other tokens come.
+    pub fn rewind_to_redraw(&mut self, stream: &Stream) {
+        self.stream.recent.clone_from(&stream.recent);
+    }
+
+    /// Forgets the tokens drawn lately. The random numbers go on.
+    pub fn forget(&mut self) {
+        self.stream.recent.clear();
     }
 
     /// The next token, drawn from `logits` `[V]`, V > 0.
@@ -95,10 +148,11 @@ impl Sampler {
             self.choose(kernels, &penalised)
         };
         self.penalised = penalised;
-        if self.recent.len() == REPETITION_WINDOW {
-            self.recent.pop_front();
+        let recent = &mut self.stream.recent;
+        if recent.len() == REPETITION_WINDOW {
+            recent.pop_front();
         }
-        self.recent.push_back(token);
+        recent.push_back(token);
         token
     }
 
@@ -110,8 +164,9 @@ impl Sampler {
 
     fn penalise_repetition(&self, logits: &mut [f32]) {
         let penalty = self.sampling.repetition_penalty;
-        for (i, &token) in self.recent.iter().enumerate() {
-            let first = !self.recent.iter().take(i).any(|&earlier| earlier == token);
+        let recent = &self.stream.recent;
+        for (i, &token) in recent.iter().enumerate() {
+            let first = !recent.iter().take(i).any(|&earlier| earlier == token);
             if first && let Some(logit) = logits.get_mut(token as usize) {
                 let penalised = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
                 // Infinities have no softmax.
@@ -125,7 +180,7 @@ impl Sampler {
         self.find_candidates(kernels, logits, scale);
         self.keep_nucleus();
         let total: f32 = self.nucleus.iter().map(|candidate| candidate.weight).sum();
-        let mut rest = self.random.random::<f32>() * total;
+        let mut rest = self.stream.random.random::<f32>() * total;
         for candidate in &self.nucleus {
             rest -= candidate.weight;
             if rest < 0.0 {

@@ -1,6 +1,7 @@
 //! `shoestring generate`
 
 use super::arguments::{SamplingArgs, tokens};
+use super::printable::Printer;
 use super::{Globals, open_model};
 use crate::chat::encode_prompt;
 use crate::generate::{FinishReason, Limits, generate};
@@ -9,7 +10,7 @@ use crate::tokenizer::EOS;
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
-use std::io::{self, IsTerminal, Read, Write, stdin, stdout};
+use std::io::{IsTerminal, Read, stdin};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -62,21 +63,20 @@ pub fn run(args: &GenerateArgs, globals: Globals) -> Result<ExitCode> {
     // The model has to have seen something; [EOS] is what stands before any text.
     tokens.insert(0, EOS);
     let stop_tokens = if args.ignore_eos { Vec::new() } else { vec![EOS] };
-    let limits = Limits { max_tokens: args.max_tokens, stop_tokens, stop: args.stop.clone() };
+    let stop = args.stop.clone();
+    let limits = Limits { max_tokens: args.max_tokens, stop_tokens, stop, ..Limits::default() };
     let start = Instant::now();
     let mut session = model.session();
     session.feed_tokens(&tokens);
     let mut sampler = Sampler::new(args.sampling.sampling(Sampling::default().temperature));
-    let mut out = io::BufWriter::new(stdout().lock());
-    let stream = stdout().is_terminal();
+    let mut printer = Printer::new();
     let mut text = String::new();
     let completion = generate(&mut session, &mut sampler, &limits, &mut |piece| {
         if args.json {
             text.push_str(piece);
             return Ok(());
         }
-        out.write_all(piece.as_bytes())?;
-        if stream { out.flush() } else { Ok(()) }
+        printer.print(piece)
     })?;
     let seconds = start.elapsed().as_secs_f64();
     if args.json {
@@ -87,15 +87,17 @@ pub fn run(args: &GenerateArgs, globals: Globals) -> Result<ExitCode> {
             finish_reason: match completion.finish_reason {
                 FinishReason::Stop => "stop",
                 FinishReason::Length => "length",
+                FinishReason::Interrupted => "interrupted",
             },
             seconds,
             tokens_per_second: completion.tokens as f64 / seconds,
         };
-        writeln!(out, "{}", serde_json::to_string(&report)?)?;
-    } else if stream {
-        writeln!(out)?;
+        printer.print(&serde_json::to_string(&report)?)?;
+        printer.end_line()?;
+    } else if printer.is_terminal() {
+        printer.end_line()?;
     }
-    out.flush()?;
+    printer.flush()?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -11,8 +11,10 @@ mod inspect;
 mod man;
 mod memory;
 mod plot;
+mod printable;
 mod progress;
 mod quantize;
+mod signals;
 mod sparkline;
 #[cfg(test)]
 mod tests;

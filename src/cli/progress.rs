@@ -1,5 +1,6 @@
 //! What a training run shows: a progress bar on a terminal, plain lines elsewhere; all on stderr.
 
+use super::printable::printable;
 use super::sparkline::Course;
 use super::tell;
 use crate::checkpoint::{Record, RunLength, Validation};
@@ -55,7 +56,7 @@ impl Display {
             Event::Step { record, report, done } => self.step(record, report.loss, *done),
             Event::Validated { record, validation, best, sample } => {
                 self.say(&validated(record, validation, *best));
-                self.say(&format!("  {}", sample.replace('\n', "\n  ")));
+                self.say(&format!("  {}", printable(sample).replace('\n', "\n  ")));
             }
             Event::NotValidated { step } => self.warn(&format!(
                 "At step {step} the model's state ran away on the validation text. Training goes on."

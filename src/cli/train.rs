@@ -2,14 +2,14 @@
 
 use super::arguments::{below_one, duration, float, minutes, positive, seed, whole};
 use super::progress::{Display, Plan};
-use super::{CHECKPOINTS, Globals, INTERRUPTED, UsageError, chat, cores, memory, name_paths, tell};
+use super::{CHECKPOINTS, Globals, INTERRUPTED, UsageError, chat, cores, memory, name_paths, signals, tell};
 use crate::bundled;
 use crate::checkpoint::{Checkpoint, Recipe, RunLength};
 use crate::model::{Layout, ModelConfig};
 use crate::text::Text;
 use crate::tokenizer::{MINIMUM_VOCABULARY, Tokenizer};
 use crate::train::{Corpus, Options, Outcome, Run, RunFolder, Size, classic_recipe, default_recipe};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use std::io::{IsTerminal, stdin, stdout};
@@ -250,8 +250,6 @@ pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
             }
             drop(run);
             if !args.no_chat && stdin().is_terminal() && stdout().is_terminal() {
-                // There is nothing to save any more: a Ctrl-C in the chat ends it at once.
-                stop.store(true, Ordering::Relaxed);
                 chat::with_model(&model, globals)?;
             }
             Ok(ExitCode::SUCCESS)
@@ -263,15 +261,14 @@ pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
 fn stop_on_signals(quiet: bool) -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
-    ctrlc::set_handler(move || {
+    signals::handle(move || {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(i32::from(INTERRUPTED));
         }
         if !quiet {
             tell!("\nFinishing the step and saving; once more to stop at once.");
         }
-    })
-    .context("cannot handle signals")?;
+    })?;
     Ok(stop)
 }
 

@@ -19,8 +19,8 @@ pub use decoder::{CHUNK, Decoder};
 pub use encoding::{Encoding, Kind, Parts, Role};
 pub use panels::{Activations, Panels};
 pub use parameters::{LayerLayout, Layout, Storage, Tensor};
-pub use saved_session::SessionError;
-pub use session::Session;
+pub use saved_session::{SessionError, is_saved_session};
+pub use session::{Session, Snapshot};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::tokenizer::TokenizerView;

@@ -21,7 +21,7 @@ const HEADER: usize = 24;
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
 pub enum SessionError {
     /// They don't begin as a session does.
-    #[error("this is not a saved session")]
+    #[error("it is not a saved session")]
     Foreign,
     /// They were written by a newer version.
     #[error(
@@ -29,11 +29,16 @@ pub enum SessionError {
     )]
     Newer(u32),
     /// They are not what was saved.
-    #[error("the session is truncated or damaged")]
+    #[error("the session is truncated or damaged; begin a new one")]
     Damaged,
     /// They are the state of another model.
     #[error("the session was saved with another model; open that one, or begin a new session")]
     OtherModel,
+}
+
+/// Whether a file that starts with these bytes was written as a session.
+pub fn is_saved_session(start: &[u8]) -> bool {
+    start.starts_with(&MAGIC)
 }
 
 /// The bytes of a session of the model whose file has the checksum `model`.
@@ -51,7 +56,7 @@ pub fn encode(model: u64, state: &[f32], output: &[f32]) -> Vec<u8> {
 
 /// Reads the bytes of a session of the model whose file has the checksum `model`; nothing changes if they are wrong.
 pub fn decode(bytes: &[u8], model: u64, state: &mut [f32], output: &mut [f32]) -> Result<(), SessionError> {
-    if bytes.get(..MAGIC.len()) != Some(&MAGIC) {
+    if !is_saved_session(bytes) {
         return Err(SessionError::Foreign);
     }
     let version = u32::from_le_bytes(*bytes[8..].first_chunk().ok_or(SessionError::Damaged)?);

@@ -20,6 +20,13 @@ pub struct Session<'m> {
     logits_are_current: bool,
 }
 
+/// A copy of a session's state, a few kilobytes, to [return to](Session::return_to).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    state: Vec<f32>,  // [L, E, Hp]
+    output: Vec<f32>, // [Hp]
+}
+
 impl<'m> Session<'m> {
     /// A session at the start of a text: state zero.
     pub fn new(weights: Weights<'m>, tokenizer: TokenizerView<'m>, kernels: &'static Kernels) -> Self {
@@ -100,6 +107,21 @@ impl<'m> Session<'m> {
             self.logits_are_current = true;
         }
         &self.logits[..self.decoder.weights().config.vocabulary]
+    }
+
+    /// A copy of the state.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot { state: self.state.clone(), output: self.output.clone() }
+    }
+
+    /// Back to where the session was when it made `snapshot`.
+    ///
+    /// # Panics
+    /// If the snapshot is one of a model of other sizes.
+    pub fn return_to(&mut self, snapshot: &Snapshot) {
+        self.state.copy_from_slice(&snapshot.state);
+        self.output.copy_from_slice(&snapshot.output);
+        self.logits_are_current = false;
     }
 
     /// The session as a few kilobytes, from which [`restore`](Self::restore) goes on.

@@ -60,14 +60,22 @@ pub fn record(dialogue: bool) -> Record {
 
 /// Saves an untrained model.
 pub fn save_model(path: &Path, config: ModelConfig, dialogue: bool) {
-    let weights = initialise(&Layout::new(&config), 1); // [lines]
+    save_weights(path, config, &initialise(&Layout::new(&config), 1), dialogue);
+}
+
+/// Saves an untrained model of dialogues whose replies do not end.
+pub fn save_endless_model(path: &Path, config: ModelConfig) {
+    let layout = Layout::new(&config);
+    let mut weights = initialise(&layout, 1); // [lines]
+    // Never a special token: ids 0 to 4.
+    weights[layout.head_bias.start].0[..5].fill(-1e6);
+    save_weights(path, config, &weights, true);
+}
+
+fn save_weights(path: &Path, config: ModelConfig, weights: &[Line], dialogue: bool) {
     let tokenizer = tokenizer(config.vocabulary);
-    save(
-        path,
-        Kind::F32,
-        &Contents { config, tokenizer, weights: &weights, record: record(dialogue), training: None },
-    )
-    .unwrap();
+    save(path, Kind::F32, &Contents { config, tokenizer, weights, record: record(dialogue), training: None })
+        .unwrap();
 }
 
 /// Saves an untrained model with the state of a training.

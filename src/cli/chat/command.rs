@@ -1,0 +1,283 @@
+//! What a user can type besides messages.
+
+use super::super::arguments::{float, positive};
+use crate::chat::Conversation;
+use crate::sample::Sampling;
+use anyhow::{Result, bail};
+use std::borrow::Cow;
+use std::fmt::Write;
+use std::path::PathBuf;
+
+/// What a line, or several, that the user entered is.
+#[derive(Debug, PartialEq)]
+pub enum Input<'a> {
+    Nothing,
+    Message(Cow<'a, str>),
+    Command(Command<'a>),
+}
+
+#[derive(Debug, PartialEq)]
+pub enum Command<'a> {
+    Help,
+    Undo,
+    Retry,
+    Reset,
+    Save(PathBuf),
+    Load(PathBuf),
+    /// Statistics, now or after each reply.
+    Stats(Option<bool>),
+    /// A setting, and the value it is to get.
+    Setting(&'static Setting, Option<&'a str>),
+    Quit,
+}
+
+/// A number that can be changed.
+pub struct Setting {
+    pub name: &'static str,
+    argument: &'static str,
+    about: &'static str,
+    range: &'static str,
+    get: fn(&Conversation<'_>) -> String,
+    /// None if the value is not in the range.
+    set: fn(&mut Conversation<'_>, &str) -> Option<()>,
+}
+
+impl std::fmt::Debug for Setting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl PartialEq for Setting {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+/// Commands that are no settings, with what they do.
+const COMMANDS: [(&str, &str, &str); 8] = [
+    ("help", "", "show this list"),
+    ("undo", "", "take back your last message and its reply"),
+    ("retry", "", "replace the last reply by another one"),
+    ("reset", "", "begin a new conversation"),
+    ("save", "FILE", "save the conversation"),
+    ("load", "FILE", "go on with a saved conversation"),
+    ("stats", "[on|off]", "tokens and speed so far, or after each reply"),
+    ("quit", "", "leave, as do Ctrl-D, and Ctrl-C twice"),
+];
+
+static SETTINGS: [Setting; 7] = [
+    Setting {
+        name: "temperature",
+        argument: "X",
+        about: "how freely to choose; 0 takes the likeliest token",
+        range: "a number from 0 to 100",
+        get: |conversation| conversation.sampling().temperature.to_string(),
+        set: |conversation, value| {
+            let temperature = float::<0, 100>(value).ok()?;
+            sample(conversation, |sampling| sampling.temperature = temperature)
+        },
+    },
+    Setting {
+        name: "top-k",
+        argument: "N",
+        about: "choose among the N likeliest tokens; 0 is off",
+        range: "a whole number from 0",
+        get: |conversation| conversation.sampling().top_k.to_string(),
+        set: |conversation, value| {
+            let top_k = value.parse().ok()?;
+            sample(conversation, |sampling| sampling.top_k = top_k)
+        },
+    },
+    Setting {
+        name: "top-p",
+        argument: "P",
+        about: "choose among the likeliest, together of probability P; 1 is off",
+        range: "a number from 0 to 1",
+        get: |conversation| conversation.sampling().top_p.to_string(),
+        set: |conversation, value| {
+            let top_p = float::<0, 1>(value).ok()?;
+            sample(conversation, |sampling| sampling.top_p = top_p)
+        },
+    },
+    Setting {
+        name: "min-p",
+        argument: "P",
+        about: "choose among those P times as likely as the likeliest; 0 is off",
+        range: "a number from 0 to 1",
+        get: |conversation| conversation.sampling().min_p.to_string(),
+        set: |conversation, value| {
+            let min_p = float::<0, 1>(value).ok()?;
+            sample(conversation, |sampling| sampling.min_p = min_p)
+        },
+    },
+    Setting {
+        name: "repetition-penalty",
+        argument: "X",
+        about: "make recent tokens less likely; 1 is off",
+        range: "a number above 0",
+        get: |conversation| conversation.sampling().repetition_penalty.to_string(),
+        set: |conversation, value| {
+            let penalty = positive(value).ok()?;
+            sample(conversation, |sampling| sampling.repetition_penalty = penalty)
+        },
+    },
+    Setting {
+        name: "seed",
+        argument: "N",
+        about: "begin the random choices anew",
+        range: "a whole number from 0 to 18446744073709551615",
+        get: |conversation| conversation.sampling().seed.to_string(),
+        set: |conversation, value| value.parse().ok().map(|seed| conversation.reseed(seed)),
+    },
+    Setting {
+        name: "max-response",
+        argument: "N",
+        about: "tokens of a reply at most",
+        range: "a whole number from 0",
+        get: |conversation| conversation.max_tokens().to_string(),
+        set: |conversation, value| value.parse().ok().map(|tokens| conversation.set_max_tokens(tokens)),
+    },
+];
+
+fn sample(conversation: &mut Conversation<'_>, change: impl FnOnce(&mut Sampling)) -> Option<()> {
+    let mut sampling = conversation.sampling();
+    change(&mut sampling);
+    conversation.set_sampling(sampling);
+    Some(())
+}
+
+impl Setting {
+    /// Sets it to `value`, if there is one, and says what it is.
+    pub fn apply(&self, conversation: &mut Conversation<'_>, value: Option<&str>) -> Result<String> {
+        let Setting { name, range, .. } = self;
+        if let Some(value) = value
+            && (self.set)(conversation, value).is_none()
+        {
+            bail!("/{name} takes {range}, not `{value}`");
+        }
+        Ok(format!("{name} is {}", (self.get)(conversation)))
+    }
+}
+
+/// Tells commands from messages. Only a single line can be a command.
+pub fn parse(entered: &str) -> Result<Input<'_>> {
+    let text = entered.trim();
+    if text.is_empty() {
+        return Ok(Input::Nothing);
+    }
+    if matches!(text, "exit" | "quit") {
+        return Ok(Input::Command(Command::Quit));
+    }
+    match text.strip_prefix('/') {
+        Some(message) if message.starts_with('/') => Ok(Input::Message(message.into())),
+        Some(command) if !text.contains('\n') => parse_command(command).map(Input::Command),
+        _ => Ok(Input::Message(text.into())),
+    }
+}
+
+fn parse_command(text: &str) -> Result<Command<'_>> {
+    let (name, argument) = match text.split_once(char::is_whitespace) {
+        Some((name, argument)) => (name, Some(argument.trim())),
+        None => (text, None),
+    };
+    if let Some(setting) = SETTINGS.iter().find(|setting| setting.name == name) {
+        return Ok(Command::Setting(setting, argument));
+    }
+    let command = match (name, argument) {
+        ("save" | "load", None) => bail!("/{name} needs the name of a file"),
+        ("save", Some(file)) => Command::Save(file.into()),
+        ("load", Some(file)) => Command::Load(file.into()),
+        ("stats", None) => Command::Stats(None),
+        ("stats", Some("on")) => Command::Stats(Some(true)),
+        ("stats", Some("off")) => Command::Stats(Some(false)),
+        ("stats", Some(other)) => bail!("/stats takes `on` or `off`, not `{other}`"),
+        ("help", None) => Command::Help,
+        ("undo", None) => Command::Undo,
+        ("retry", None) => Command::Retry,
+        ("reset", None) => Command::Reset,
+        ("quit" | "exit", None) => Command::Quit,
+        ("help" | "undo" | "retry" | "reset" | "quit" | "exit", Some(_)) => {
+            bail!("/{name} takes nothing after it")
+        }
+        _ => bail!("there is no command /{name}; {}", advice(name)),
+    };
+    Ok(command)
+}
+
+/// What to do instead of a command there is none of.
+fn advice(name: &str) -> String {
+    /// Below this likeness two words have little to do with each other; clap draws the line there too.
+    const ALIKE: f64 = 0.7;
+    let likeness = |other: &str| strsim::jaro(name, other);
+    let closest = names().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    match closest.filter(|closest| likeness(closest) > ALIKE) {
+        Some(closest) => format!("did you mean /{closest}?"),
+        None => "/help lists them, and a message that begins with / is written with //".to_owned(),
+    }
+}
+
+/// The names of all commands.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    COMMANDS.iter().map(|command| command.0).chain(SETTINGS.iter().map(|setting| setting.name))
+}
+
+/// The list of commands, with the settings' values.
+pub fn help(conversation: &Conversation<'_>) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, argument: &str, about: &str| {
+        let usage = format!("/{name} {argument}");
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{usage:24}{about}");
+    };
+    for (name, argument, about) in COMMANDS {
+        line(name, argument, about);
+    }
+    for setting in &SETTINGS {
+        let about = format!("{}; now {}", setting.about, (setting.get)(conversation));
+        line(setting.name, setting.argument, &about);
+    }
+    text + "A message that begins with / is written with //.\n\
+        Alt-Enter, or \\ at the end of a line, goes on in the next line of a message."
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_told_from_messages() {
+        let message = |text: &'static str| Input::Message(text.into());
+        for (entered, expected) in [
+            ("  ", Input::Nothing),
+            (" hello ", message("hello")),
+            ("a /help", message("a /help")),
+            ("//help", message("/help")),
+            ("/etc\n/passwd", message("/etc\n/passwd")),
+            (" /help\r\n", Input::Command(Command::Help)),
+            ("exit", Input::Command(Command::Quit)),
+            ("/save  my file ", Input::Command(Command::Save("my file".into()))),
+            ("/stats off", Input::Command(Command::Stats(Some(false)))),
+            ("/top-k 3", Input::Command(Command::Setting(&SETTINGS[1], Some("3")))),
+            ("/seed", Input::Command(Command::Setting(&SETTINGS[5], None))),
+        ] {
+            assert_eq!(parse(entered).unwrap(), expected, "{entered:?}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_explained() {
+        for (entered, part) in [
+            ("/temprature 1", "did you mean /temperature?"),
+            ("/quti", "did you mean /quit?"),
+            ("/shrug", "with //"),
+            ("/", "with //"),
+            ("/save", "the name of a file"),
+            ("/undo 2", "nothing after it"),
+            ("/stats of", "`on` or `off`"),
+        ] {
+            let error = parse(entered).unwrap_err().to_string();
+            assert!(error.contains(part), "{entered}: {error}");
+        }
+    }
+}
