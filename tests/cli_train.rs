@@ -104,8 +104,17 @@ fn metrics_of_a_sparse_model_tell_the_load_of_its_experts() {
     assert_eq!(layers.len(), 1);
     assert!(layers[0].iter().all(|share| (0.0..=1.0).contains(share)), "{line}");
     assert!((layers[0][0] + layers[0][1] - 1.0).abs() < 1e-3, "{line}");
+    // All 20 steps are in that line; the record has them smoothed.
+    let shown = workspace.inspect("checkpoints/best.shoe");
+    let recorded: Vec<[f64; 2]> = serde_json::from_value(shown["expert_load"].clone()).unwrap();
+    assert_eq!(recorded[0][0] > recorded[0][1], layers[0][0] > layers[0][1], "{recorded:?} {line}");
+    assert!((recorded[0][0] + recorded[0][1] - 1.0).abs() < 1e-3, "{recorded:?}");
+    let text = workspace.run(&["inspect", "checkpoints/best.shoe"]).success().stdout;
+    assert!(text.contains(&format!("layer 0: {:.3} {:.3}", recorded[0][0], recorded[0][1])), "{text}");
+
     workspace.train(&["--steps", "5", "--checkpoint-dir", "dense"]).success();
     assert!(workspace.metrics("dense/metrics.jsonl").iter().all(|line| line.get("expert_load").is_none()));
+    assert!(workspace.inspect("dense/best.shoe")["expert_load"].is_null());
 }
 
 #[test]
@@ -261,7 +270,8 @@ fn a_size_names_sizes_and_a_recipe_and_flags_win_over_it() {
     let text = workspace.run(&["inspect", "checkpoints/best.shoe"]).success().stdout;
     assert!(text.contains("recipe      tiny: "), "{text}");
     let unknown = workspace.run(&["train", "--size", "huge"]);
-    unknown.failure(2, &["huge", "--size"]);
+    let unknown = unknown.code(2).stderr;
+    assert!(unknown.contains("huge") && unknown.contains("tiny, small, medium, large"), "{unknown}");
     let other = ["train", "--checkpoint", "checkpoints/step-00000001.shoe", "--size", "large"];
     workspace.run(&other).failure(2, &["--size large", "can't be resumed"]);
 }

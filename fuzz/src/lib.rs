@@ -65,6 +65,7 @@ pub fn checkpoint(resumable: bool) -> Vec<u8> {
         seconds: 1.5,
         loss: 3.1,
         validations: vec![validation; 2],
+        expert_load: vec![0.75, 0.25],
     };
     let training = resumable.then_some(training);
     let contents = Contents { config: CONFIG, tokenizer: tokenizer(), weights: &weights, record, training };

@@ -45,6 +45,9 @@ pub struct Record {
     pub loss: f64,
     /// Validations so far, oldest first.
     pub validations: Vec<Validation>,
+    /// The share of tokens for which each expert was active, smoothed over the last steps, `[L, E]`; empty if
+    /// k = E.
+    pub expert_load: Vec<f32>,
 }
 
 /// One validation over the whole held-out text.

@@ -72,6 +72,10 @@ fn write_text(out: &mut dyn Write, checkpoint: &Checkpoint, verified: bool) -> i
     let view = checkpoint.tokenizer();
     writeln!(out, "  tokenizer   {} tokens, {} merges", view.vocabulary_size(), view.merges().len())?;
     write_record(out, &record)?;
+    for (layer, load) in record.expert_load.chunks(experts).enumerate() {
+        let load: Vec<String> = load.iter().map(|share| format!("{share:.3}")).collect();
+        writeln!(out, "  load        layer {layer}: {} of the tokens by expert", load.join(" "))?;
+    }
     writeln!(out, "  tensors")?;
     for tensor in &layout.tensors {
         let shape = format!("{:?}", tensor.shape);
@@ -153,6 +157,10 @@ fn as_json(checkpoint: &Checkpoint, verified: bool) -> Value {
         "tokens": record.tokens,
         "seconds": record.seconds,
         "loss": record.loss,
+        "expert_load": (!record.expert_load.is_empty()).then(|| {
+            let layers = record.expert_load.chunks(config.experts);
+            layers.map(|layer| layer.iter().copied().map(shortest).collect()).collect::<Vec<Vec<f64>>>()
+        }),
         "validations": record.validations.iter().map(|v| json!({
             "step": v.step,
             "nats_per_token": v.nats_per_token,

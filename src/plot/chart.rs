@@ -41,6 +41,9 @@ const COLORS: [RGBColor; 7] = [
     RGBColor(90, 90, 90),
 ];
 
+/// What puts the middle of a number's digits at the height of its tick.
+const LABEL_OFFSET: i32 = 2;
+
 /// What a picture is stored as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -153,14 +156,15 @@ fn panel<DB: DrawingBackend>(
 ) -> Result<(), PlotError> {
     let px = |units: u32| units * scale;
     let (x, y) = (x_range(curves), y_range(curves, unit));
-    let (ratio, right) = second.map_or((1.0, 8), |(_, ratio)| (ratio, 64));
+    let (ratio, right) = second.map_or((1.0, 8), |(_, ratio)| (ratio, 58));
     let (x_name, x_unit) = x_axis(axis, x.end);
     let font = |size: u32| ("sans-serif", px(size)).into_font().color(&INK);
     let line = |color: RGBColor| ShapeStyle { color: color.to_rgba(), filled: false, stroke_width: px(1) };
     let mut chart = ChartBuilder::on(area)
         .margin(px(14))
+        .caption("training (thin) and held-out text (dots)", font(16))
         .x_label_area_size(px(48))
-        .y_label_area_size(px(64))
+        .y_label_area_size(px(58))
         .right_y_label_area_size(px(right))
         .build_cartesian_2d(x.clone(), y.clone())
         .map_err(error)?
@@ -177,6 +181,7 @@ fn panel<DB: DrawingBackend>(
         .y_desc(unit.name)
         .x_label_formatter(&|x| number(x / x_unit))
         .y_label_formatter(&|y| number(*y))
+        .y_label_offset(LABEL_OFFSET * scale as i32)
         .draw()
         .map_err(error)?;
     if let Some((second, _)) = second {
@@ -187,6 +192,7 @@ fn panel<DB: DrawingBackend>(
             .axis_desc_style(font(16))
             .y_desc(second.name)
             .y_label_formatter(&|y| number(*y))
+            .y_label_offset(LABEL_OFFSET * scale as i32)
             .draw()
             .map_err(error)?;
     }

@@ -39,8 +39,8 @@ struct Entry {
     seconds: f64,
     tokens_per_second: f64,
     loss: f64,
-    train_nats_per_char: f64,
-    train_bits_per_byte: f64,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    text_loss: Option<TextLossEntry>,
     #[serde(skip_serializing_if = "Option::is_none")]
     learning_rate: Option<f32>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
@@ -49,6 +49,12 @@ struct Entry {
     expert_load: Option<Vec<Vec<f64>>>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     validation: Option<ValidationEntry>,
+}
+
+#[derive(Serialize)]
+struct TextLossEntry {
+    train_nats_per_char: f64,
+    train_bits_per_byte: f64,
 }
 
 #[derive(Serialize)]
@@ -122,8 +128,10 @@ impl Metrics {
             seconds: record.seconds,
             tokens_per_second: tokens as f64 / seconds,
             loss,
-            train_nats_per_char: loss / self.text.chars_per_token,
-            train_bits_per_byte: loss / LN_2 / self.text.bytes_per_token,
+            text_loss: (self.steps > 0).then(|| TextLossEntry {
+                train_nats_per_char: loss / self.text.chars_per_token,
+                train_bits_per_byte: loss / LN_2 / self.text.bytes_per_token,
+            }),
             learning_rate: self.learning_rate,
             last_step,
             expert_load: self.expert_load(),

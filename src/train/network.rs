@@ -132,6 +132,13 @@ impl Network {
         }
     }
 
+    /// The share of the last chunk's rows that each expert computed, `[L, E]`.
+    pub fn expert_load(&self) -> Vec<f32> {
+        let mut rows = vec![0; self.config.layers * self.config.experts];
+        self.count_expert_rows(&mut rows);
+        rows.into_iter().map(|rows| rows as f32 / self.rows() as f32).collect()
+    }
+
     /// Puts tokens of a chunk, given stream by stream (`[B, T]`), into the order of the rows.
     pub fn order_rows(&self, steps: usize, streams: &[u32], rows: &mut Vec<u32>) {
         let geometry = Geometry::new(self.batch(), steps);

@@ -336,11 +336,17 @@ impl Run {
 
     fn account(&mut self, report: &StepReport, tokens: usize) {
         let record = &mut self.record;
-        record.loss = if record.step == 0 {
-            report.loss
-        } else {
-            SMOOTHING * record.loss + (1.0 - SMOOTHING) * report.loss
-        };
+        let smoothed = |before, now| SMOOTHING * before + (1.0 - SMOOTHING) * now;
+        record.loss = if record.step == 0 { report.loss } else { smoothed(record.loss, report.loss) };
+        if self.config.top_k < self.config.experts {
+            let now = self.trainer.network().expert_load();
+            match record.step {
+                0 => record.expert_load = now,
+                _ => record.expert_load.iter_mut().zip(now).for_each(|(load, now)| {
+                    *load = smoothed(f64::from(*load), f64::from(now)) as f32;
+                }),
+            }
+        }
         record.step += 1;
         record.tokens += tokens as u64;
         record.seconds = self.clock.seconds();

@@ -55,6 +55,7 @@ pub fn record(dialogue: bool) -> Record {
         seconds: 1.5,
         loss: 3.25,
         validations: vec![validation],
+        expert_load: vec![0.75, 0.25],
     }
 }
 
