@@ -7,9 +7,10 @@ mod small_model;
 
 use shoestring::checkpoint::{Checkpoint, CheckpointError, Position, Record, open_tokenizer};
 use shoestring::kernels::{Kernels, Line};
-use shoestring::model::{Model, ModelConfig};
+use shoestring::model::{Layout, Model, ModelConfig};
 use shoestring::sample::{Sampler, Sampling};
 use shoestring::tokenizer::Tokenizer;
+use shoestring::train::initialise;
 use small_model::{SMALL, SMALLEST, save_model, save_resumable};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,8 @@ struct Everything {
 /// The state of a training that a checkpoint holds.
 #[derive(PartialEq, Debug)]
 struct Training {
-    moments: [Vec<Line>; 2],
+    weights: Vec<Line>,
+    moments: Vec<Line>,
     position: Position,
     model_data: Vec<PathBuf>,
     validation_data: Vec<PathBuf>,
@@ -43,7 +45,8 @@ fn read(path: &Path) -> Result<Everything, CheckpointError> {
     let checkpoint = Checkpoint::open(path)?;
     let training = match checkpoint.training() {
         Ok(view) => Some(Training {
-            moments: [view.first_moment().to_vec(), view.second_moment().to_vec()],
+            weights: view.weights().to_vec(),
+            moments: view.moments().to_vec(),
             position: view.position(),
             model_data: view.model_data(),
             validation_data: view.validation_data(),
@@ -215,7 +218,12 @@ fn what_is_saved_is_what_is_read() {
     assert_eq!(everything.record, small_model::record(true));
     assert_eq!(everything.tokenizer, small_model::tokenizer(SMALL.vocabulary));
     let training = everything.training.unwrap();
-    for (moment, value) in training.moments.iter().zip([0.5, 0.25]) {
+    let weights = initialise(&Layout::new(&SMALL), 1);
+    assert!(training.weights == weights);
+    assert!(everything.weights.iter().all(|line| line.0 == [0.125; 16]));
+    let moments = training.moments.chunks_exact(weights.len());
+    assert_eq!(moments.len(), 2);
+    for (moment, value) in moments.zip([0.5, 0.25]) {
         assert!(moment.iter().all(|line| line.0 == [value; 16]));
     }
     let Position { chunk, lr_scale, divergences, text_hash, .. } = training.position;

@@ -98,7 +98,8 @@ struct End {
     tokens: u64,
     loss: f64,
     weights: Vec<Line>,
-    moments: [Vec<Line>; 2],
+    average: Vec<Line>,
+    moments: Vec<Line>,
     state: Vec<f32>,
 }
 
@@ -110,8 +111,9 @@ fn end(run: &Run) -> End {
         step: record.step,
         tokens: record.tokens,
         loss: record.loss,
-        weights: checkpoint.weights().to_vec(),
-        moments: [training.first_moment().to_vec(), training.second_moment().to_vec()],
+        weights: training.weights().to_vec(),
+        average: checkpoint.weights().to_vec(),
+        moments: training.moments().to_vec(),
         state: training.position().carried_state,
     }
 }

@@ -54,8 +54,8 @@ fn use_all(checkpoint: Checkpoint, file: &[u8]) {
     let _ = (checkpoint.record(), checkpoint.kind());
     match checkpoint.training() {
         Ok(training) => {
-            assert_eq!(training.first_moment().len(), checkpoint.weights().len());
-            assert_eq!(training.second_moment().len(), checkpoint.weights().len());
+            assert_eq!(training.weights().len(), checkpoint.weights().len());
+            assert_eq!(training.moments().len(), 2 * checkpoint.weights().len());
             let _ = (training.position(), training.model_data(), training.validation_data());
         }
         Err(_) => assert!(!checkpoint.is_resumable()),

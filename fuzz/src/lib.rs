@@ -35,7 +35,7 @@ pub fn tokenizer() -> Tokenizer {
 pub fn checkpoint(resumable: bool) -> Vec<u8> {
     let layout = Layout::new(&CONFIG);
     let weights = initialise(&layout, 1);
-    let moment = vec![Line([0.25; 16]); layout.lines];
+    let moments = vec![Line([0.25; 16]); 2 * layout.lines];
     let recipe = recipe();
     let state = CONFIG.layers * CONFIG.experts * recipe.batch_size * padded(CONFIG.hidden);
     let position = Position {
@@ -47,8 +47,8 @@ pub fn checkpoint(resumable: bool) -> Vec<u8> {
         text_hash: 0x0123_4567_89ab_cdef,
     };
     let training = TrainingState {
-        first_moment: &moment,
-        second_moment: &moment,
+        weights: &weights,
+        moments: &moments,
         position,
         model_data: vec!["text.txt".to_owned(), "more text.txt".to_owned()],
         validation_data: vec!["held-out.txt".to_owned()],

@@ -148,13 +148,13 @@ impl Checkpoint {
             return Err(checkpoint.damaged("its tokenizer doesn't fit its configuration"));
         }
         if let Some(training) = archive.training.as_ref() {
-            let moments_fit = training.first_moment.len() == lines && training.second_moment.len() == lines;
+            let weights_fit = training.weights.len() == lines && training.moments.len() == 2 * lines;
             let recipe = checkpoint.record().recipe;
             let recipe_fits = recipe.is_some_and(|recipe| {
                 recipe.is_possible()
                     && recipe.state_length(&config) == Some(training.position.carried_state.len())
             });
-            if !moments_fit || !recipe_fits {
+            if !weights_fit || !recipe_fits {
                 return Err(checkpoint.damaged("its training state doesn't fit its configuration"));
             }
         }
@@ -250,14 +250,14 @@ pub struct TrainingView<'a> {
 }
 
 impl<'a> TrainingView<'a> {
-    /// AdamW's first moment, laid out as the weights.
-    pub fn first_moment(&self) -> &'a [Line] {
-        line::lines(&self.archive.first_moment)
+    /// The weights that training goes on from.
+    pub fn weights(&self) -> &'a [Line] {
+        line::lines(&self.archive.weights)
     }
 
-    /// AdamW's second moment, laid out as the weights.
-    pub fn second_moment(&self) -> &'a [Line] {
-        line::lines(&self.archive.second_moment)
+    /// AdamW's first and second moments, each laid out as the weights: `[2, lines]`.
+    pub fn moments(&self) -> &'a [Line] {
+        line::lines(&self.archive.moments)
     }
 
     /// Where the run stands.

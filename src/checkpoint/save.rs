@@ -45,8 +45,8 @@ pub fn save(path: &Path, kind: Kind, contents: &Contents<'_>) -> Result<(), Chec
 fn size(contents: &Contents<'_>) -> usize {
     let Contents { tokenizer, weights, training, .. } = contents;
     let training = training.as_ref().map_or(0, |training| {
-        let TrainingState { first_moment, second_moment, position, .. } = training;
-        size_of_val(*first_moment) + size_of_val(*second_moment) + size_of_val(&position.carried_state[..])
+        let TrainingState { weights, moments, position, .. } = training;
+        size_of_val(*weights) + size_of_val(*moments) + size_of_val(&position.carried_state[..])
     });
     let tokenizer = size_of_val(&tokenizer.token_offsets[..])
         + size_of_val(&tokenizer.merges[..])

@@ -13,7 +13,7 @@ pub struct Contents<'a> {
     pub config: ModelConfig,
     /// The tokenizer whose ids the model was trained on.
     pub tokenizer: Tokenizer,
-    /// The weights, as [`crate::model::Layout`] lays them out.
+    /// The weights, as [`crate::model::Layout`] lays them out; of a training, their average over its last steps.
     #[rkyv(with = AsLines)]
     pub weights: &'a [Line],
     /// How the model came to be.
@@ -121,15 +121,15 @@ pub enum RunLength {
     Steps(u64),
 }
 
-/// What it takes to go on training as if nothing had happened, besides the weights.
+/// What it takes to go on training as if nothing had happened, besides the model.
 #[derive(Archive, Serialize)]
 pub struct TrainingState<'a> {
-    /// AdamW's first moment, laid out as the weights.
+    /// The weights that training goes on from, where the model's own are their average.
     #[rkyv(with = AsLines)]
-    pub first_moment: &'a [Line],
-    /// AdamW's second moment, laid out as the weights.
+    pub weights: &'a [Line],
+    /// AdamW's first and second moments, each laid out as the weights: `[2, lines]`.
     #[rkyv(with = AsLines)]
-    pub second_moment: &'a [Line],
+    pub moments: &'a [Line],
     /// The position in the text and the rest of the small numbers.
     pub position: Position,
     /// Files the training text came from.

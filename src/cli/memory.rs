@@ -9,9 +9,9 @@ use shoestring_kernels::padded;
 #[cfg(any(target_os = "linux", test))]
 use std::path::{Path, PathBuf};
 
-/// Copies of the parameters: weights, gradient, two moments, transposed weights; and while saving weights and
-/// moments once more.
-const COPIES: u64 = 8;
+/// Copies of the parameters: weights, average, gradient, two moments, transposed weights; and while saving
+/// weights, average and moments once more.
+const COPIES: u64 = 10;
 
 /// Bytes that training will take besides the text's; an error if there are not as many, as far as the system tells,
 /// or with `force` only a warning.

@@ -1,6 +1,7 @@
 //! Training: data streams, the forward and backward pass over a chunk, the optimizer and the run.
 
 mod assignment;
+mod average;
 mod backward;
 mod corpus;
 mod data;

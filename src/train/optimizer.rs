@@ -10,10 +10,8 @@ const TASK_LINES: usize = 512;
 
 /// AdamW (Loshchilov and Hutter 2019) as torch.optim.AdamW computes it; decay applies to matrices only.
 pub struct Optimizer {
-    /// [lines], laid out as the weights.
-    pub first_moment: Vec<Line>,
-    /// [lines], laid out as the weights.
-    pub second_moment: Vec<Line>,
+    /// First and second moments, each laid out as the weights: [2, lines].
+    pub moments: Vec<Line>,
     tasks: Vec<(Range<usize>, bool)>,
     partial: Vec<f64>, // [tasks] sums of squares
 }
@@ -49,9 +47,8 @@ impl Optimizer {
                 lines.step_by(TASK_LINES).map(move |start| (start..end.min(start + TASK_LINES), decayed))
             })
             .collect();
-        let zeros = || vec![Line::default(); layout.lines];
         let partial = vec![0.0; tasks.len()];
-        Optimizer { first_moment: zeros(), second_moment: zeros(), tasks, partial }
+        Optimizer { moments: vec![Line::default(); 2 * layout.lines], tasks, partial }
     }
 
     /// The gradient's norm over all parameters.
@@ -85,9 +82,10 @@ impl Optimizer {
         };
         let undecayed = AdamwStep { weight_decay: 0.0, ..step };
         let lengths = || self.tasks.iter().map(|(lines, _)| lines.len());
+        let (first, second) = self.moments.split_at_mut(weights.len());
         let weights = super::geometry::split_mut(weights, lengths());
-        let first = super::geometry::split_mut(&mut self.first_moment, lengths());
-        let second = super::geometry::split_mut(&mut self.second_moment, lengths());
+        let first = super::geometry::split_mut(first, lengths());
+        let second = super::geometry::split_mut(second, lengths());
         let tasks = self.tasks.par_iter().zip(weights).zip(first).zip(second);
         tasks.for_each(|((((lines, decayed), weights), first), second)| {
             let step = if *decayed { &step } else { &undecayed };

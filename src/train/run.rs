@@ -187,12 +187,11 @@ impl Run {
         let config = checkpoint.config();
         let mut run =
             Run::new(config, weights, record, position, tokenizer, corpus, kernels, folder, options)?;
-        let moments = (training.first_moment(), training.second_moment());
         if carried.len() != run.trainer.network().carried_state().len() {
             let what = "its carried state doesn't fit its batch size".to_owned();
             return Err(CheckpointError::Damaged { path: checkpoint.path().to_owned(), what }.into());
         }
-        run.trainer.restore(checkpoint.weights(), moments, &carried);
+        run.trainer.restore(training.weights(), checkpoint.weights(), training.moments(), &carried);
         Ok(run)
     }
 
@@ -387,7 +386,7 @@ impl Run {
     /// Validates the model, and saves it if it is the best so far.
     fn validate(&mut self, observe: &mut dyn FnMut(Event<'_>)) {
         let start = Instant::now();
-        let weights = self.trainer.weights();
+        let weights = self.trainer.average();
         let evaluation = self.trainer.on_threads(|| evaluate(weights, self.kernels, &self.validation));
         self.clock.validated = Instant::now();
         self.clock.validation_took = start.elapsed();
@@ -413,7 +412,7 @@ impl Run {
         let contents = Contents {
             config: self.config,
             tokenizer: self.tokenizer.clone(),
-            weights: self.trainer.weights().lines,
+            weights: self.trainer.average().lines,
             record: self.record.clone(),
             training: None,
         };
@@ -432,15 +431,14 @@ impl Run {
 
     fn save(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), TrainError> {
         self.position.carried_state = self.trainer.network().carried_state().to_vec();
-        let (first_moment, second_moment) = self.trainer.moments();
         let contents = Contents {
             config: self.config,
             tokenizer: self.tokenizer.clone(),
-            weights: self.trainer.weights().lines,
+            weights: self.trainer.average().lines,
             record: self.record.clone(),
             training: Some(TrainingState {
-                first_moment,
-                second_moment,
+                weights: self.trainer.weights().lines,
+                moments: self.trainer.moments(),
                 position: self.position.clone(),
                 model_data: self.corpus.model_data(),
                 validation_data: self.corpus.validation_data(),
@@ -487,8 +485,8 @@ impl Run {
         let checkpoint = Checkpoint::open(&path)?;
         let training = checkpoint.training()?;
         let position = training.position();
-        let moments = (training.first_moment(), training.second_moment());
-        self.trainer.restore(checkpoint.weights(), moments, &position.carried_state);
+        let (weights, average) = (training.weights(), checkpoint.weights());
+        self.trainer.restore(weights, average, training.moments(), &position.carried_state);
         self.record = Record { recipe: self.record.recipe.take(), ..checkpoint.record() };
         self.position = Position { lr_scale, divergences, ..position };
         let lr = self.recipe.lr * lr_scale;

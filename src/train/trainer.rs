@@ -1,5 +1,6 @@
 //! One optimizer step after another: weights, moments and buffers.
 
+use super::average::Average;
 use super::backward::Backward;
 use super::network::{Dropout, Network};
 use super::optimizer::{Optimizer, Update};
@@ -15,7 +16,8 @@ pub struct Trainer {
     kernels: &'static Kernels,
     config: ModelConfig,
     layout: Layout,
-    weights: Vec<Line>,  // [lines]
+    weights: Vec<Line>, // [lines]
+    average: Average,
     gradient: Vec<Line>, // [lines]
     optimizer: Optimizer,
     transposed: Transposed,
@@ -65,6 +67,7 @@ impl Trainer {
             backward: Backward::new(&config, batch, steps),
             threads: rayon::ThreadPoolBuilder::new().num_threads(threads).build()?,
             rows: (Vec::new(), Vec::new()),
+            average: Average::new(&weights),
             layout,
             weights,
         })
@@ -81,11 +84,14 @@ impl Trainer {
         dropout: Option<Dropout>,
     ) -> StepReport {
         let loss = self.gradient(tokens, targets, steps, dropout);
-        let Trainer { kernels, weights, gradient, optimizer, threads, .. } = self;
+        let Trainer { kernels, weights, average, gradient, optimizer, threads, .. } = self;
         let gradient_norm = threads.install(|| optimizer.norm(kernels, gradient));
         let updated = loss.is_finite() && gradient_norm.is_finite();
         if updated {
-            threads.install(|| optimizer.update(kernels, weights, gradient, gradient_norm, update));
+            threads.install(|| {
+                optimizer.update(kernels, weights, gradient, gradient_norm, update);
+                average.update(weights, update.step);
+            });
         }
         let largest_state = self.network.largest_state();
         // A state that runs away within a chunk starts the next one from here, and the penalty on it
@@ -125,24 +131,29 @@ impl Trainer {
         Weights { config: self.config, layout: &self.layout, lines: &self.weights }
     }
 
+    /// The average of the weights over the last steps: the model to use.
+    pub fn average(&self) -> Weights<'_> {
+        Weights { config: self.config, layout: &self.layout, lines: self.average.lines() }
+    }
+
     /// The buffers behind the forward pass, and the state carried between chunks.
     pub fn network(&mut self) -> &mut Network {
         &mut self.network
     }
 
-    /// AdamW's two moments, laid out as the weights.
-    pub fn moments(&self) -> (&[Line], &[Line]) {
-        (&self.optimizer.first_moment, &self.optimizer.second_moment)
+    /// AdamW's first and second moments, each laid out as the weights: `[2, lines]`.
+    pub fn moments(&self) -> &[Line] {
+        &self.optimizer.moments
     }
 
-    /// Puts weights, moments and carried state back to what they were at some point.
+    /// Puts weights, their average, moments and carried state back to what they were at some point.
     ///
     /// # Panics
     /// If any length differs from this trainer's.
-    pub fn restore(&mut self, weights: &[Line], (first, second): (&[Line], &[Line]), carried: &[f32]) {
+    pub fn restore(&mut self, weights: &[Line], average: &[Line], moments: &[Line], carried: &[f32]) {
         self.weights.copy_from_slice(weights);
-        self.optimizer.first_moment.copy_from_slice(first);
-        self.optimizer.second_moment.copy_from_slice(second);
+        self.average.restore(average);
+        self.optimizer.moments.copy_from_slice(moments);
         self.network.carried_state().copy_from_slice(carried);
     }
 

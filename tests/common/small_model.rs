@@ -93,12 +93,13 @@ pub fn save_training(
 ) -> Result<(), CheckpointError> {
     let layout = Layout::new(&config);
     let weights = initialise(&layout, 1); // [lines]
-    let moments = [0.5, 0.25].map(|value| vec![Line([value; 16]); layout.lines]); // [lines]
+    let average = vec![Line([0.125; 16]); layout.lines]; // [lines]
+    let moments = [0.5, 0.25].map(|value| vec![Line([value; 16]); layout.lines]).concat(); // [2, lines]
     let position =
         Position { chunk: 5, carried_state, lr_scale: 0.5, divergences: 1, lowest_loss: 2.5, text_hash: 12 };
     let training = TrainingState {
-        first_moment: &moments[0],
-        second_moment: &moments[1],
+        weights: &weights,
+        moments: &moments,
         position,
         model_data: vec!["a.txt".to_owned(), "b.txt".to_owned()],
         validation_data: vec!["c.txt".to_owned()],
@@ -107,6 +108,6 @@ pub fn save_training(
     save(
         path,
         Kind::F32,
-        &Contents { config, tokenizer, weights: &weights, record, training: Some(training) },
+        &Contents { config, tokenizer, weights: &average, record, training: Some(training) },
     )
 }
