@@ -17,6 +17,8 @@ pub(crate) type Lanes = [f32; PANEL_ROWS];
 pub(crate) trait Simd: Copy {
     /// 16 lanes of f32.
     type Vector: Copy;
+    /// See [`widening`](Self::widening).
+    type Widening: Simd;
 
     /// Rows of a matrix product's register tile, at most 8. With `TILE_PANELS`, as many accumulators as
     /// the register file holds beside the operands, so that each operand is loaded rarely.
@@ -30,6 +32,10 @@ pub(crate) trait Simd: Copy {
     ///
     /// The CPU has the instruction set.
     unsafe fn new() -> Self;
+
+    /// The set for which to widen half-precision floats that are used once: this one, or one that has
+    /// the same bits and is faster at it.
+    fn widening(self) -> Self::Widening;
 
     fn splat(self, value: f32) -> Self::Vector;
     fn load(self, lanes: &Lanes) -> Self::Vector;
@@ -180,6 +186,23 @@ pub(crate) trait Pairs: Copy {
     ) -> <Self::Floats as Simd>::Vector;
 }
 
+/// Asks for a line to be brought into the second-level cache, without waiting for it. The address need not exist.
+#[inline(always)]
+pub(crate) fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 CPU has the instruction, on which a bad address has no effect.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above, on 64-bit ARM, where the intrinsic is not stable.
+    unsafe {
+        std::arch::asm!("prfm pldl2keep, [{}]", in(reg) address, options(nostack, readonly, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = address;
+}
+
 /// An instruction set of which every product is rounded before it is added to something: the same bits as
 /// an instruction set that has no fused multiply-add.
 #[derive(Clone, Copy)]
@@ -198,6 +221,7 @@ macro_rules! delegate {
 
 impl<S: Simd> Simd for Unfused<S> {
     type Vector = S::Vector;
+    type Widening = Self;
 
     const TILE_ROWS: usize = S::TILE_ROWS;
     const TILE_PANELS: usize = S::TILE_PANELS;
@@ -207,6 +231,11 @@ impl<S: Simd> Simd for Unfused<S> {
     unsafe fn new() -> Self {
         // SAFETY: the caller vouches for the instruction set.
         Self(unsafe { S::new() })
+    }
+
+    #[inline(always)]
+    fn widening(self) -> Self {
+        self
     }
 
     #[inline(always)]

@@ -57,7 +57,13 @@ pub(crate) unsafe fn gemm_f16<S: Simd>(
     let (rows, panels) = (a.len() / padded(depth), weights.len() / depth);
     let product = weights_product(out, a, weights.as_ptr().cast::<f16>(), panels, depth, epilogue);
     // SAFETY: `out` holds rows · panels lines, `a` the rows and `weights` the panels.
-    unsafe { product.compute(s, rows, panels) };
+    unsafe {
+        if rows == 1 {
+            product.compute(s.widening(), rows, panels);
+        } else {
+            product.compute(s, rows, panels);
+        }
+    }
 }
 
 #[inline(always)]
@@ -85,9 +91,9 @@ fn weights_product<E>(
     }
 }
 
-/// Rows of x and dy that are multiplied before the next tile of the gradient is taken up, so few that they
-/// stay in the first- and second-level cache. The sums go on where they were, so it has no effect on results.
-const BLOCK_ROWS: usize = 128;
+/// Rows of x and dy that are multiplied before the next tile of the gradient is taken up, so few that those of x stay
+/// in the first-level cache. The sums go on where they were, so it has no effect on results.
+const BLOCK_ROWS: usize = 64;
 
 /// Here the rows of the product are the inputs, its lines are those of dy, and it is summed over rows.
 ///

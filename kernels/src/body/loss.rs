@@ -1,6 +1,6 @@
 //! Softmax and cross-entropy.
 
-use super::math::exp_vector;
+use super::math::exp_not_positive;
 use crate::line::PANEL_ROWS;
 use crate::simd::{Lanes, Simd, Unfused};
 
@@ -64,7 +64,7 @@ fn exponentials<S: Simd>(s: S, lines: &mut [Lanes], max: f32) -> f32 {
     let max = s.splat(max);
     let mut sum = s.splat(0.0);
     for lanes in lines {
-        let power = exp_vector(s, s.sub(s.load(lanes), max));
+        let power = exp_not_positive(s, s.sub(s.load(lanes), max));
         s.store(lanes, power);
         sum = s.add(sum, power);
     }

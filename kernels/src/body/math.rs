@@ -12,6 +12,8 @@ use std::f32::consts::LOG2_E;
 /// the exponent bias of f32, in the lowest bits of the sum: 1.5 · 2²³ + 127.
 const ROUND_AND_BIAS: f32 = 12_582_912.0 + 127.0;
 
+const TWO_TO_MINUS_64: f32 = 1.0 / 18_446_744_073_709_551_616.0;
+
 /// ln 2 in two parts. The first has 10 significant bits, so its product with an exponent is exact even
 /// without a fused multiply-add (Cody and Waite, 1980).
 const LN_2_HIGH: f32 = 0.693_359_4;
@@ -57,31 +59,44 @@ pub(crate) fn gelu_derivative<S: Simd>(s: S, out: &mut [f32], x: &[f32]) {
 
 /// e^x. Overflows to ∞ and underflows through the denormals to 0.
 #[inline(always)]
-pub(super) fn exp_vector<S: Simd>(s: S, x: S::Vector) -> S::Vector {
+fn exp_vector<S: Simd>(s: S, x: S::Vector) -> S::Vector {
     // Beyond these the result is ∞ or rounds to 0. The constant comes first so that NaN stays NaN.
-    exp_in_range(s, s.max(s.splat(-104.0), s.min(s.splat(89.0), x)))
+    let x = s.max(s.splat(-104.0), s.min(s.splat(89.0), x));
+    let magic = s.splat(ROUND_AND_BIAS);
+    let (power, _, n) = exp_parts(s, x, magic);
+    // 2^n in two factors: n goes below the smallest and above the largest exponent of f32.
+    let half = s.mul_add(n, s.splat(0.5), magic);
+    let rest = s.add(s.sub(n, s.sub(half, magic)), magic);
+    s.mul(s.mul(power, s.shift_into_exponent(half)), s.shift_into_exponent(rest))
+}
+
+/// e^x for x ≤ 0, the same bits as [`exp_vector`]; underflows through the denormals to 0.
+#[inline(always)]
+pub(super) fn exp_not_positive<S: Simd>(s: S, x: S::Vector) -> S::Vector {
+    // 2^n in two factors, of which the second is a constant: n goes below the smallest exponent of f32, but
+    // n + 64 does not.
+    let magic = s.splat(ROUND_AND_BIAS + 64.0);
+    let (power, shifted, _) = exp_parts(s, s.max(s.splat(-104.0), x), magic);
+    s.mul(s.mul(power, s.shift_into_exponent(shifted)), s.splat(TWO_TO_MINUS_64))
 }
 
 /// 1 / (1 + e^-x), from e^-|x| so that nothing overflows and small results keep their accuracy.
 #[inline(always)]
 pub(super) fn sigmoid_vector<S: Simd>(s: S, x: S::Vector) -> S::Vector {
     let (zero, one) = (s.splat(0.0), s.splat(1.0));
-    let power = exp_in_range(s, s.max(s.splat(-104.0), s.sub(zero, s.abs(x))));
+    let power = exp_not_positive(s, s.sub(zero, s.abs(x)));
     let larger = s.div(one, s.add(one, power));
     s.select_less(x, zero, s.mul(power, larger), larger)
 }
 
-/// e^x for -104 ≤ x ≤ 89: e^x = 2^n e^r with n an integer and |r| ≤ ln 2 / 2.
+/// e^x = 2^n e^r with n an integer and |r| ≤ ln 2 / 2: e^r, n + `magic` (see [`ROUND_AND_BIAS`]), and n.
 #[inline(always)]
-fn exp_in_range<S: Simd>(s: S, x: S::Vector) -> S::Vector {
-    let (magic, one) = (s.splat(ROUND_AND_BIAS), s.splat(1.0));
-    let n = s.sub(s.mul_add(x, s.splat(LOG2_E), magic), magic);
+fn exp_parts<S: Simd>(s: S, x: S::Vector, magic: S::Vector) -> (S::Vector, S::Vector, S::Vector) {
+    let shifted = s.mul_add(x, s.splat(LOG2_E), magic);
+    let n = s.sub(shifted, magic);
     let r = s.neg_mul_add(n, s.splat(LN_2_LOW), s.neg_mul_add(n, s.splat(LN_2_HIGH), x));
-    let power = s.add(s.mul_add(s.mul(r, r), polynomial(s, EXP, r), r), one);
-    // 2^n in two factors: n goes below the smallest and above the largest exponent of f32.
-    let half = s.mul_add(n, s.splat(0.5), magic);
-    let rest = s.add(s.sub(n, s.sub(half, magic)), magic);
-    s.mul(s.mul(power, s.shift_into_exponent(half)), s.shift_into_exponent(rest))
+    let power = s.add(s.mul_add(s.mul(r, r), polynomial(s, EXP, r), r), s.splat(1.0));
+    (power, shifted, n)
 }
 
 /// The normal distribution at x, in the terms that GELU and its derivative share.

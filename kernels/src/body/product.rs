@@ -9,9 +9,10 @@
 
 use super::math;
 use crate::line::{Line, PANEL_ROWS};
-use crate::simd::{Lanes, Simd};
+use crate::simd::{Lanes, Simd, prefetch};
 use crate::table::Epilogue;
 use half::f16;
+use std::ops::Range;
 
 /// What the lines of a product are made of.
 pub(super) trait Element: Copy {
@@ -89,12 +90,29 @@ impl<E: Element> Product<E> {
             let width = (panels - panel).min(S::TILE_PANELS);
             let mut row = 0;
             while row < rows {
-                let height = tile_height(rows - row, S::TILE_ROWS);
+                let height = tile_size(rows - row, S::TILE_ROWS);
+                if panel == 0 {
+                    self.prefetch_rows(row + height..rows.min(row + 2 * height));
+                }
                 // SAFETY: rows `row..row + height` and panels `panel..panel + width` exist.
                 unsafe { self.from(row, panel).tile(s, height, width) };
                 row += height;
             }
             panel += width;
+        }
+    }
+
+    /// Asks for the scalars of the next tile while this one is computed: they may come from the third-level cache,
+    /// for which a tile's multiply-adds would wait. Where neighbouring rows share lines there is nothing to ask for.
+    #[inline(always)]
+    fn prefetch_rows(&self, rows: Range<usize>) {
+        if self.scalar_step_stride != 1 {
+            return;
+        }
+        for row in rows {
+            for step in (0..self.steps).step_by(PANEL_ROWS) {
+                prefetch(self.scalars.wrapping_add(row * self.scalar_row_stride + step));
+            }
         }
     }
 
@@ -105,7 +123,7 @@ impl<E: Element> Product<E> {
     unsafe fn compute_row<S: Simd>(&self, s: S, panels: usize) {
         let mut panel = 0;
         while panel < panels {
-            let width = (panels - panel).min(S::MATVEC_PANELS);
+            let width = tile_size(panels - panel, S::MATVEC_PANELS);
             // SAFETY: the row and panels `panel..panel + width` exist.
             unsafe {
                 let tile = self.from(0, panel);
@@ -268,37 +286,37 @@ pub(super) const fn floats(lines: usize) -> usize {
     lines * PANEL_ROWS
 }
 
-/// The rows of the next tile when `rows` are left: whole tiles, and the last two of equal height, because
-/// a tile of few rows has too few independent sums to keep the multipliers busy.
+/// How many of `left` rows, or of a single row's panels, to compute next: whole tiles, and the last two of equal
+/// size, because a tile of few has too few independent sums to keep the multipliers busy.
 #[inline(always)]
-fn tile_height(rows: usize, tile_rows: usize) -> usize {
-    if rows <= tile_rows {
-        rows
-    } else if rows < 2 * tile_rows {
-        rows.div_ceil(2)
+fn tile_size(left: usize, most: usize) -> usize {
+    if left <= most {
+        left
+    } else if left < 2 * most {
+        left.div_ceil(2)
     } else {
-        tile_rows
+        most
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::tile_height;
+    use super::tile_size;
 
     #[test]
-    fn tiles_cover_every_row_and_the_last_two_are_of_equal_height() {
-        for tile_rows in 1..=8 {
-            for rows in 0..100 {
-                let mut heights = Vec::new();
-                let mut left = rows;
+    fn tiles_cover_everything_and_the_last_two_are_of_equal_size() {
+        for most in 1..=8 {
+            for all in 0..100 {
+                let mut sizes = Vec::new();
+                let mut left = all;
                 while left > 0 {
-                    let height = tile_height(left, tile_rows);
-                    assert!((1..=tile_rows).contains(&height), "{height} of {left} rows");
-                    heights.push(height);
-                    left -= height;
+                    let size = tile_size(left, most);
+                    assert!((1..=most).contains(&size), "{size} of {left}");
+                    sizes.push(size);
+                    left -= size;
                 }
-                if let [.., second_last, last] = heights[..] {
-                    assert!(second_last - last <= 1, "{rows} rows in tiles of {heights:?}");
+                if let [.., second_last, last] = sizes[..] {
+                    assert!(second_last - last <= 1, "{all} in tiles of {sizes:?}");
                 }
             }
         }

@@ -8,8 +8,11 @@ use crate::table::{AdamwStep, Epilogue, operations};
 use half::{bf16, f16};
 use std::arch::x86_64::*;
 
+/// `REGISTERS`: how many there are, 16 or, with AVX-512 VL, 32.
 #[derive(Clone, Copy)]
-pub(super) struct Avx2(());
+pub(super) struct Ymm<const REGISTERS: usize>(());
+
+pub(super) type Avx2 = Ymm<16>;
 
 pub(super) fn detect() -> Option<&'static Kernels> {
     is_available().then_some(&KERNELS)
@@ -32,18 +35,24 @@ macro_rules! halves {
     };
 }
 
-impl Simd for Avx2 {
+impl<const REGISTERS: usize> Simd for Ymm<REGISTERS> {
     type Vector = [__m256; 2];
+    type Widening = Self;
 
     // 6 × 2 sums, 2 of weights and 1 input, of 16 registers.
     const TILE_ROWS: usize = 6;
     const TILE_PANELS: usize = 1;
-    // 8 sums: two multiply-adds a cycle with a latency of four.
-    const MATVEC_PANELS: usize = 4;
+    // 8 sums of 16 registers: two multiply-adds a cycle with a latency of four. More share a broadcast.
+    const MATVEC_PANELS: usize = REGISTERS / 4;
 
     #[inline(always)]
     unsafe fn new() -> Self {
         Self(())
+    }
+
+    #[inline(always)]
+    fn widening(self) -> Self {
+        self
     }
 
     #[inline(always)]

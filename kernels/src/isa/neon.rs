@@ -42,6 +42,7 @@ macro_rules! quarters {
 
 impl Simd for Neon {
     type Vector = [float32x4_t; 4];
+    type Widening = Self;
 
     // 6 × 4 sums, 4 of weights and 1 input, of 32 registers.
     const TILE_ROWS: usize = 6;
@@ -52,6 +53,11 @@ impl Simd for Neon {
     #[inline(always)]
     unsafe fn new() -> Self {
         Self(())
+    }
+
+    #[inline(always)]
+    fn widening(self) -> Self {
+        self
     }
 
     #[inline(always)]

@@ -24,6 +24,7 @@ macro_rules! lanewise {
 
 impl Simd for Plain {
     type Vector = Lanes;
+    type Widening = Self;
 
     const TILE_ROWS: usize = 1;
     const TILE_PANELS: usize = 1;
@@ -32,6 +33,11 @@ impl Simd for Plain {
     #[inline(always)]
     unsafe fn new() -> Self {
         Self
+    }
+
+    #[inline(always)]
+    fn widening(self) -> Self {
+        self
     }
 
     #[inline(always)]

@@ -19,6 +19,7 @@ pub(super) fn detect() -> Option<&'static Kernels> {
 
 impl Simd for Wide {
     type Vector = f32x16;
+    type Widening = Self;
 
     // 2 × 4 sums of 4 lanes, 4 of weights and 1 input, of the 16 registers of SSE2.
     const TILE_ROWS: usize = 2;
@@ -28,6 +29,11 @@ impl Simd for Wide {
     #[inline(always)]
     unsafe fn new() -> Self {
         Self
+    }
+
+    #[inline(always)]
+    fn widening(self) -> Self {
+        self
     }
 
     #[inline(always)]
