@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read};
 use super::pretokenizer::split_point;
 
 /// Room for a piece at first; a text without a place to cut it needs more.
-const ROOM: usize = 2 << 20;
+const ROOM: usize = 1 << 20;
 
 /// Bytes of the longest two characters: a place to cut at is known by the one on either side.
 const TWO_CHARACTERS: usize = 8;

@@ -21,7 +21,7 @@ use super::word_counts::WordCounts;
 use super::{MINIMUM_VOCABULARY, Tokenizer, TokenizerError};
 
 /// A thread is not started for less text than this, in bytes.
-const SMALLEST_SHARE: usize = 1 << 18;
+const SMALLEST_SHARE: usize = 1 << 16;
 
 /// Trains a tokenizer on texts that are given one after the other, keeping only their distinct words.
 #[derive(Clone, Debug)]
