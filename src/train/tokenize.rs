@@ -208,3 +208,125 @@ impl Pass<'_> {
         Ok(counts)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::Text;
+    use crate::tokenizer::Tokenizer;
+    use proptest::prelude::*;
+    use std::fs;
+    use std::sync::LazyLock;
+
+    static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| {
+        let text = "[USER] how are you? [EOS]\n[BOT] fine, und dir? 今日は、元気です。 ".repeat(20);
+        Tokenizer::train(&[text.as_bytes()], 330, 1).unwrap()
+    });
+
+    fn corpus(text: &[u8]) -> Corpus {
+        Corpus::new(Text::from_bytes(text.to_vec()), None).unwrap()
+    }
+
+    /// All tokens of `corpus` by way of the file `path`, and whether they had to be made.
+    fn by_file(path: &Path, corpus: &Corpus, tokenizer: &Tokenizer, threads: usize) -> ([Tokens; 2], bool) {
+        let view = tokenizer.view();
+        let mut made = false;
+        let (place, counts) = cache::open_or_make(path, corpus, view, |out| {
+            made = true;
+            tokenize(corpus, view, threads, out, &mut |_, _| ())
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+        let (first, second) = (counts.training as usize, counts.validation as usize);
+        (Tokens::parts(place, view.vocabulary_size(), first, second), made)
+    }
+
+    fn all(tokens: &mut Tokens) -> Vec<u32> {
+        let mut ids = Vec::new();
+        tokens.read(0..tokens.count(), &mut ids).unwrap();
+        ids
+    }
+
+    fn encoded(text: &[u8]) -> Vec<u32> {
+        let mut ids = Vec::new();
+        TOKENIZER.view().encode(text, Special::Match, &mut ids);
+        ids
+    }
+
+    /// Bytes that are often nearly text.
+    fn any_text() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            "[a-z' ]{0,9}|\\[USER\\] |[\\s]{0,5}|\\PC{0,5}|今日は、".prop_map(String::into_bytes),
+            prop::collection::vec(any::<u8>(), 0..6),
+        ];
+        // Repeated, some are long enough for several threads.
+        (prop::collection::vec(piece, 1..40), prop_oneof![Just(1usize), 1..2000usize])
+            .prop_map(|(pieces, times)| pieces.concat().repeat(times))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn a_text_by_way_of_a_file_is_the_text_in_memory(
+            text in any_text(), threads in 1usize..5, cut in any::<prop::sample::Index>(),
+        ) {
+            let (folder, corpus) = (tempfile::tempdir()?, corpus(&text));
+            let path = folder.path().join("tokens");
+            let (first, rest) = text.split_at(corpus.training_length() as usize);
+            for made in [true, false] {
+                let ([mut training, mut validation], was_made) = by_file(&path, &corpus, &TOKENIZER, threads);
+                prop_assert_eq!(was_made, made);
+                let expected = encoded(first);
+                prop_assert_eq!(&all(&mut training), &expected);
+                prop_assert_eq!(all(&mut validation), encoded(rest));
+                let at = cut.index(expected.len() + 1);
+                let mut window = Vec::new();
+                training.read(at..expected.len().min(at + 100), &mut window)?;
+                prop_assert_eq!(&window[..], &expected[at..expected.len().min(at + 100)]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_wrong_in_anything_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens");
+        let text = b"how are you? fine, thank you, and how are they? ".repeat(6);
+        let corpus = corpus(&text);
+        assert!(by_file(&path, &corpus, &TOKENIZER, 1).1);
+        let sound = fs::read(&path).unwrap();
+        let flipped = (0..sound.len()).map(|at| {
+            let mut bytes = sound.clone();
+            bytes[at] ^= 1 << (at % 8);
+            bytes
+        });
+        let cut = (0..sound.len()).map(|length| sound[..length].to_vec());
+        let longer = [[&sound[..], b"\0\0"].concat(), b"something else\n".repeat(30)];
+        for damaged in flipped.chain(cut).chain(longer) {
+            fs::write(&path, damaged).unwrap();
+            assert!(by_file(&path, &corpus, &TOKENIZER, 1).1);
+            assert!(fs::read(&path).unwrap() == sound);
+        }
+        // Of another text, of another tokenizer.
+        let other = text.to_ascii_uppercase();
+        assert!(by_file(&path, &super::tests::corpus(&other), &TOKENIZER, 1).1);
+        assert!(by_file(&path, &corpus, &TOKENIZER, 1).1);
+        let other = Tokenizer::train(&[b"how are they"], 330, 1).unwrap();
+        assert!(by_file(&path, &corpus, &other, 1).1);
+        assert!(!by_file(&path, &corpus, &other, 1).1);
+    }
+
+    #[test]
+    fn a_file_that_changes_while_it_is_read_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens");
+        let corpus = corpus(&b"how are you? ".repeat(50));
+        let ([mut tokens, _], _) = by_file(&path, &corpus, &TOKENIZER, 1);
+        let length = fs::metadata(&path).unwrap().len();
+        fs::write(&path, vec![0xff; length as usize]).unwrap();
+        let read = |tokens: &mut Tokens| tokens.read(0..tokens.count(), &mut Vec::new()).unwrap_err();
+        assert!(matches!(read(&mut tokens), TokensError::Changed { .. }));
+        fs::write(&path, "").unwrap();
+        assert!(matches!(read(&mut tokens), TokensError::Read { .. }));
+    }
+}
