@@ -2,7 +2,8 @@
 
 use crate::checkpoint::Validation;
 use crate::model::{CHUNK, Decoder, Kind, Weights};
-use crate::tokenizer::{EOS, Special, TokenizerView};
+use crate::text::{Text, TextError, TextReader};
+use crate::tokenizer::{EOS, Encoder, Pieces, Special, TokenizerView};
 use crate::train::Network;
 use shoestring_kernels::{Kernels, padded};
 use std::f64::consts::LN_2;
@@ -12,11 +13,35 @@ use std::time::Instant;
 /// multiplied at once.
 const STEPS: usize = 128;
 
-/// A text as tokens, with what its losses are divided by.
-pub struct EvaluationText {
-    tokens: Vec<u32>, // [N]
-    bytes: usize,
-    chars: usize,
+/// A text as tokens, read from its start to its end.
+pub trait TokenStream {
+    /// Why it may break off.
+    type Error;
+
+    /// Appends the next tokens to `out`; none at the end.
+    ///
+    /// # Errors
+    /// If there is more that can't be had.
+    fn read(&mut self, out: &mut Vec<u32>) -> Result<(), Self::Error>;
+
+    /// The size of the text, once it has been read to its end.
+    fn size(&self) -> TextSize;
+}
+
+/// What the loss on a text is divided by.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TextSize {
+    /// Bytes of the text.
+    pub bytes: u64,
+    /// Unicode characters of the text; a byte sequence that is not UTF-8 counts as one.
+    pub chars: u64,
+}
+
+/// A text that is encoded as it is read, special tokens in it matched.
+pub struct EncodedText<'a> {
+    pieces: Pieces<TextReader<'a>>,
+    encoder: Encoder<'a>,
+    size: TextSize,
 }
 
 /// The loss of a model over a whole text.
@@ -25,34 +50,47 @@ pub struct Evaluation {
     /// Total loss.
     pub nats: f64,
     /// Tokens of the text, each predicted once.
-    pub tokens: usize,
+    pub tokens: u64,
     /// Unicode characters of the text; a byte sequence that is not UTF-8 counts as one.
-    pub chars: usize,
+    pub chars: u64,
     /// Bytes of the text.
-    pub bytes: usize,
+    pub bytes: u64,
     /// Wall-clock time.
     pub seconds: f64,
 }
 
-impl EvaluationText {
-    /// Encodes `text`; special tokens in it are matched.
-    pub fn new(tokenizer: TokenizerView<'_>, text: &[u8]) -> Self {
-        let mut tokens = Vec::new();
-        tokenizer.encode(text, Special::Match, &mut tokens);
-        EvaluationText { tokens, bytes: text.len(), chars: characters(text) }
-    }
-
-    /// Tokens of the text.
-    pub fn tokens(&self) -> usize {
-        self.tokens.len()
+impl<'a> EncodedText<'a> {
+    /// `text` in the tokens of `tokenizer`.
+    pub fn new(tokenizer: TokenizerView<'a>, text: &'a Text) -> Self {
+        let (pieces, encoder) = (Pieces::new(text.reader()), Encoder::new(tokenizer));
+        EncodedText { pieces, encoder, size: TextSize::default() }
     }
 }
 
-/// Unicode characters of a text; a byte sequence that is not UTF-8 counts as one.
-pub(crate) fn characters(text: &[u8]) -> usize {
-    text.utf8_chunks()
-        .map(|chunk| chunk.valid().chars().count() + usize::from(!chunk.invalid().is_empty()))
-        .sum()
+impl TokenStream for EncodedText<'_> {
+    type Error = TextError;
+
+    fn read(&mut self, out: &mut Vec<u32>) -> Result<(), TextError> {
+        if let Some(piece) = self.pieces.next_piece().map_err(TextError::from_read)? {
+            self.encoder.encode(piece, Special::Match, out);
+            self.size.bytes += piece.len() as u64;
+            self.size.chars += characters(piece);
+        }
+        Ok(())
+    }
+
+    fn size(&self) -> TextSize {
+        self.size
+    }
+}
+
+/// Characters of `text`; a byte sequence that is not UTF-8 counts as one.
+pub(crate) fn characters(text: &[u8]) -> u64 {
+    let count = |text: &str| text.chars().count() as u64;
+    match std::str::from_utf8(text) {
+        Ok(text) => count(text),
+        Err(_) => text.utf8_chunks().map(|it| count(it.valid()) + u64::from(!it.invalid().is_empty())).sum(),
+    }
 }
 
 impl Evaluation {
@@ -91,40 +129,65 @@ impl Evaluation {
 ///
 /// The model first reads `[EOS]`, so that the text's first token is predicted too. A model of f32 weights runs on
 /// the rayon threads it is called on, whose number does not change the result; others are run as they are when
-/// they generate text.
-pub fn evaluate(weights: Weights<'_>, kernels: &'static Kernels, text: &EvaluationText) -> Evaluation {
+/// they generate text. However long the text, only a window of it is in memory.
+///
+/// # Errors
+/// If the text can't be read to its end.
+pub fn evaluate<S: TokenStream>(
+    weights: Weights<'_>,
+    kernels: &'static Kernels,
+    mut text: S,
+) -> Result<Evaluation, S::Error> {
     let start = Instant::now();
-    let mut tokens = Vec::with_capacity(text.tokens.len()); // [N]
-    tokens.push(EOS);
-    tokens.extend_from_slice(&text.tokens[..text.tokens.len().saturating_sub(1)]);
-    let nats = match weights.layout.kind {
-        Kind::F32 => loss_of_network(weights, kernels, &tokens, &text.tokens),
-        Kind::F16 | Kind::Q8 | Kind::Q4 => loss_of_decoder(weights, kernels, &tokens, &text.tokens),
+    let mut loss_of: Box<dyn FnMut(&[u32], &[u32]) -> f64> = match weights.layout.kind {
+        Kind::F32 => Box::new(loss_of_network(weights, kernels)),
+        Kind::F16 | Kind::Q8 | Kind::Q4 => Box::new(loss_of_decoder(weights, kernels)),
     };
-    let seconds = start.elapsed().as_secs_f64();
-    Evaluation { nats, tokens: text.tokens.len(), chars: text.chars, bytes: text.bytes, seconds }
-}
-
-fn loss_of_network(weights: Weights<'_>, kernels: &'static Kernels, tokens: &[u32], targets: &[u32]) -> f64 {
-    let mut network = Network::new(weights.config, kernels, 1, STEPS);
-    let mut nats = 0.0;
-    for (tokens, targets) in tokens.chunks(STEPS).zip(targets.chunks(STEPS)) {
-        network.forward(weights, tokens, None);
-        nats += network.loss(weights, targets);
+    // The last token that was a target, then those that are to be: never less than a chunk, but at the end.
+    let mut tokens = vec![EOS];
+    let (mut nats, mut count) = (0.0, 0);
+    loop {
+        let waiting = tokens.len();
+        text.read(&mut tokens)?;
+        let ended = tokens.len() == waiting;
+        let targets = tokens.len() - 1;
+        let ready = if ended { targets } else { targets / STEPS * STEPS };
+        for first in (0..ready).step_by(STEPS) {
+            let end = ready.min(first + STEPS);
+            nats += loss_of(&tokens[first..end], &tokens[first + 1..=end]);
+        }
+        tokens.drain(..ready);
+        count += ready as u64;
+        if ended {
+            break;
+        }
     }
-    nats
+    let TextSize { bytes, chars } = text.size();
+    Ok(Evaluation { nats, tokens: count, chars, bytes, seconds: start.elapsed().as_secs_f64() })
 }
 
-fn loss_of_decoder(weights: Weights<'_>, kernels: &'static Kernels, tokens: &[u32], targets: &[u32]) -> f64 {
+/// The loss of one chunk after the other: tokens and targets, `[T]`.
+fn loss_of_network(weights: Weights<'_>, kernels: &'static Kernels) -> impl FnMut(&[u32], &[u32]) -> f64 {
+    let mut network = Network::new(weights.config, kernels, 1, STEPS);
+    move |tokens, targets| {
+        network.forward(weights, tokens, None);
+        network.loss(weights, targets)
+    }
+}
+
+/// The same, in the way text is generated.
+fn loss_of_decoder(weights: Weights<'_>, kernels: &'static Kernels) -> impl FnMut(&[u32], &[u32]) -> f64 {
     let mut decoder = Decoder::new(weights, kernels, 1);
     let vocabulary = weights.config.vocabulary;
     let mut state = vec![0.0; decoder.state_length()]; // [L, E, Hp]
     let mut logits = vec![0.0; CHUNK * padded(vocabulary)]; // [T, Vp]
-    let mut nats = 0.0;
-    decoder.read(tokens, &mut state, |decoder, range| {
-        let logits = &mut logits[..range.len() * padded(vocabulary)];
-        decoder.all_logits(logits);
-        nats += kernels.cross_entropy(logits, &targets[range], vocabulary, 0.0);
-    });
-    nats
+    move |tokens, targets| {
+        let mut nats = 0.0;
+        decoder.read(tokens, &mut state, |decoder, range| {
+            let logits = &mut logits[..range.len() * padded(vocabulary)];
+            decoder.all_logits(logits);
+            nats += kernels.cross_entropy(logits, &targets[range], vocabulary, 0.0);
+        });
+        nats
+    }
 }

@@ -57,25 +57,26 @@ impl Setting {
     }
 
     fn start(&self, folder: &Path) -> Run {
-        let tokenizer = Tokenizer::train(&[corpus(2_500).training()], VOCABULARY, 1).unwrap();
+        let text = program::dialogue(2_500);
+        let tokenizer = Tokenizer::train(&[&text.as_bytes()[..2_250]], VOCABULARY, 1).unwrap();
         let folder = RunFolder::open(folder, 2, None).unwrap();
         let recipe = self.recipe.clone();
-        Run::start(self.config, recipe, tokenizer, corpus(2_500), self.kernels, folder, self.options())
-            .unwrap()
+        let (corpus, options) = (corpus(2_500), self.options());
+        let kernels = self.kernels;
+        Run::start(self.config, recipe, tokenizer, corpus, kernels, folder, options, &mut |_| ()).unwrap()
     }
 
     fn resume(&self, folder: &Path, corpus: Corpus) -> Result<Run, TrainError> {
         let checkpoint = Checkpoint::open(&shoestring::train::newest_checkpoint(folder).unwrap()).unwrap();
         let step = checkpoint.record().step;
         let folder = RunFolder::open(folder, 2, Some(step)).unwrap();
-        Run::resume(&checkpoint, self.recipe.clone(), corpus, self.kernels, folder, self.options())
+        let (recipe, options) = (self.recipe.clone(), self.options());
+        Run::resume(&checkpoint, recipe, corpus, self.kernels, folder, options, &mut |_| ())
     }
 }
 
 fn corpus(length: usize) -> Corpus {
-    let text =
-        Text { bytes: program::dialogue(length).into(), files: Vec::new(), converted_line_ends: false };
-    Corpus::new(text, None)
+    Corpus::new(Text::from_bytes(program::dialogue(length).into()), None).unwrap()
 }
 
 /// Trains to the end, or until `steps` steps of this run have been taken.

@@ -9,7 +9,7 @@ mod save;
 mod schema;
 
 pub use header::reseal;
-pub(crate) use save::{TEMPORARY_PREFIX, TEMPORARY_SUFFIX};
+pub(crate) use save::{TEMPORARY_PREFIX, TEMPORARY_SUFFIX, temporary_file};
 pub use save::{atomic_write, save};
 pub use schema::{Contents, Position, Recipe, Record, RunLength, TrainingState, Validation};
 

@@ -11,6 +11,7 @@ use std::fs;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
+use tempfile::NamedTempFile;
 
 /// Length of the largest archive: its relative pointers are signed 32-bit numbers, and rkyv panics where one
 /// does not suffice. What [`size`] leaves out has 16 MiB.
@@ -60,10 +61,6 @@ fn size(contents: &Contents<'_>) -> usize {
 /// # Errors
 /// If any of it fails; whatever was at `path` is then untouched.
 pub fn atomic_write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
     if path.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
     }
@@ -71,17 +68,32 @@ pub fn atomic_write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a device or a pipe; name a file"));
     }
-    let mut builder = tempfile::Builder::new();
-    // Readable for everyone the umask allows, like any file a program writes.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.prefix(TEMPORARY_PREFIX).suffix(TEMPORARY_SUFFIX).tempfile_in(folder)?;
+    let mut file = temporary_file(path)?;
     for part in parts {
         file.write_all(part)?;
     }
     file.as_file().sync_all()?;
     file.persist(path).map_err(|e| e.error)?;
-    sync_folder(folder)
+    sync_folder(folder_of(path))
+}
+
+/// A file in the folder of `path`, to be given that name once it is whole; dropped, it is deleted.
+///
+/// # Errors
+/// If it can't be made.
+pub fn temporary_file(path: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    // Readable for everyone the umask allows, like any file a program writes.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.prefix(TEMPORARY_PREFIX).suffix(TEMPORARY_SUFFIX).tempfile_in(folder_of(path))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 #[cfg(unix)]

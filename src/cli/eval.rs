@@ -1,7 +1,7 @@
 //! `shoestring eval`
 
 use super::{Globals, open_model, thread_pool};
-use crate::evaluate::{Evaluation, EvaluationText, evaluate};
+use crate::evaluate::{EncodedText, Evaluation, evaluate};
 use crate::text::Text;
 use anyhow::Result;
 use clap::Args;
@@ -31,9 +31,9 @@ pub struct EvalArgs {
 #[derive(Serialize)]
 struct Report {
     nats: f64,
-    tokens: usize,
-    chars: usize,
-    bytes: usize,
+    tokens: u64,
+    chars: u64,
+    bytes: u64,
     nats_per_token: f64,
     nats_per_char: f64,
     bits_per_byte: f64,
@@ -42,9 +42,10 @@ struct Report {
 
 pub fn run(args: &EvalArgs, globals: Globals) -> Result<ExitCode> {
     let model = open_model(Some(&args.checkpoint), globals)?;
-    let text = EvaluationText::new(model.tokenizer(), &Text::read(&args.data)?.bytes);
+    let text = Text::open(&args.data)?;
     let pool = thread_pool(args.threads)?;
-    let evaluation = pool.install(|| evaluate(model.weights(), globals.kernels, &text));
+    let encoded = EncodedText::new(model.tokenizer(), &text);
+    let evaluation = pool.install(|| evaluate(model.weights(), globals.kernels, encoded))?;
     let Evaluation { nats, tokens, chars, bytes, .. } = evaluation;
     let report = Report {
         nats,

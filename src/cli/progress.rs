@@ -15,6 +15,10 @@ use std::time::{Duration, Instant};
 const TICKS: u64 = 10_000;
 /// Time between redraws.
 const REDRAW: Duration = Duration::from_millis(250);
+/// A pass over a text is worth showing when it takes longer than this.
+const NOTICEABLE: Duration = Duration::from_secs(1);
+/// Time between lines about it where there is no terminal.
+const BETWEEN_LINES: Duration = Duration::from_secs(10);
 /// Time after which a run says how fast it is.
 const MEASURE: Duration = Duration::from_millis(900);
 /// Columns of a line besides the loss's course, which gets the rest of the terminal's, up to `WIDEST_COURSE`.
@@ -41,18 +45,15 @@ pub struct Plan {
 
 impl Display {
     pub fn new(quiet: bool, plan: Plan) -> Self {
-        let bar = (!quiet && stderr().is_terminal()).then(|| {
-            let bar = ProgressBar::with_draw_target(Some(TICKS), ProgressDrawTarget::stderr());
-            // A line too long for the terminal loses its end.
-            let style = ProgressStyle::with_template("{percent:>3}% {bar:12}  {wide_msg}");
-            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-        });
+        let bar = (!quiet && stderr().is_terminal()).then(new_bar);
         let (drawn, course) = (Instant::now(), Course::new());
         Display { quiet, bar, plan, since: None, forecast_told: false, drawn, course }
     }
 
     pub fn show(&mut self, event: &Event<'_>) {
         match event {
+            // Over before there is a run to display.
+            Event::Tokenizing { .. } => {}
             Event::Step { record, report, done } => self.step(record, report.loss, *done),
             Event::Validated { record, validation, best, sample } => {
                 self.say(&validated(record, validation, *best));
@@ -126,6 +127,54 @@ impl Display {
             None => tell!("{line}"),
         }
     }
+}
+
+/// How far a pass over a text is, shown once it takes noticeable time.
+pub struct Reading {
+    what: &'static str,
+    quiet: bool,
+    started: Instant,
+    /// When it was last told where there is no terminal.
+    told: Option<Instant>,
+    bar: Option<ProgressBar>,
+}
+
+impl Reading {
+    /// A pass that starts now and does `what` with the text.
+    pub fn new(what: &'static str, quiet: bool) -> Self {
+        Reading { what, quiet, started: Instant::now(), told: None, bar: None }
+    }
+
+    /// `done` bytes of `total` have been read. Dropped, it clears its bar.
+    pub fn show(&mut self, done: u64, total: u64) {
+        if self.quiet || self.started.elapsed() < NOTICEABLE {
+            return;
+        }
+        let (what, percent) = (self.what, (100 * done).checked_div(total).unwrap_or(0));
+        if stderr().is_terminal() {
+            let bar = self.bar.get_or_insert_with(new_bar);
+            bar.set_message(what);
+            bar.set_position(percent * TICKS / 100);
+        } else if done == total || self.told.is_none_or(|told| told.elapsed() >= BETWEEN_LINES) {
+            self.told = Some(Instant::now());
+            tell!("{what}: {percent} %.");
+        }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn new_bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(TICKS), ProgressDrawTarget::stderr());
+    // A line too long for the terminal loses its end.
+    let style = ProgressStyle::with_template("{percent:>3}% {bar:12}  {wide_msg}");
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 fn validated(record: &Record, validation: &Validation, best: bool) -> String {

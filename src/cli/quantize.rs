@@ -3,7 +3,7 @@
 use super::{Globals, UsageError, open_model, tell, thread_pool};
 use crate::bundled;
 use crate::checkpoint::{Contents, save};
-use crate::evaluate::{Evaluation, EvaluationText, evaluate};
+use crate::evaluate::{EncodedText, Evaluation, evaluate};
 use crate::model::{Kind, Model, Weights};
 use crate::quantize::{Requantized, requantize};
 use crate::text::Text;
@@ -77,20 +77,21 @@ pub fn run(args: &QuantizeArgs, globals: Globals) -> Result<ExitCode> {
     if same(&args.input).is_some_and(|input| Some(input) == same(&args.output)) {
         bail!(UsageError(format!("{} is both input and output; name another output", args.input.display())));
     }
-    let (bytes, what) = match &args.eval_data[..] {
+    let (text, what) = match &args.eval_data[..] {
         [] => {
             let (_, held_out) = bundled::CORPUS.split_at(bundled::CORPUS.len() / 10 * 9);
-            (held_out.to_vec(), "the end of the bundled corpus".to_owned())
+            (Text::from_static(held_out), "the end of the bundled corpus".to_owned())
         }
-        paths => (Text::read(paths)?.bytes, super::name_paths(paths)),
+        paths => (Text::open(paths)?, super::name_paths(paths)),
     };
-    let text = EvaluationText::new(model.tokenizer(), &bytes);
     let pool = thread_pool(args.threads)?;
     let quantized = requantize(&model, args.to.kind());
     let weights = Weights { config: model.config(), layout: &quantized.layout, lines: &quantized.lines };
-    let (before, after) = pool.install(|| {
-        (evaluate(model.weights(), globals.kernels, &text), evaluate(weights, globals.kernels, &text))
-    });
+    let loss_of = |weights| {
+        let encoded = EncodedText::new(model.tokenizer(), &text);
+        pool.install(|| evaluate(weights, globals.kernels, encoded))
+    };
+    let (before, after) = (loss_of(model.weights())?, loss_of(weights)?);
     let max_loss = f64::from(args.max_loss.unwrap_or(args.to.max_loss()));
     let loss = after.nats_per_char() - before.nats_per_char();
     // Not a number is not small.

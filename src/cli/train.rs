@@ -1,18 +1,18 @@
 //! `shoestring train`
 
 use super::arguments::{below_one, duration, float, minutes, positive, seed, whole};
-use super::progress::{Display, Plan};
+use super::progress::{Display, Plan, Reading};
 use super::{CHECKPOINTS, Globals, INTERRUPTED, UsageError, chat, cores, memory, name_paths, signals, tell};
 use crate::bundled;
 use crate::checkpoint::{Checkpoint, Recipe, RunLength};
 use crate::model::{Layout, ModelConfig};
-use crate::text::Text;
-use crate::tokenizer::{MINIMUM_VOCABULARY, Tokenizer};
-use crate::train::{Corpus, Options, Outcome, Run, RunFolder, Size, classic_recipe, default_recipe};
+use crate::text::{Text, TextError};
+use crate::tokenizer::{MINIMUM_VOCABULARY, Pieces, Tokenizer, Trainer};
+use crate::train::{Corpus, Event, Options, Outcome, Run, RunFolder, Size, classic_recipe, default_recipe};
 use anyhow::Result;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
-use std::io::{IsTerminal, stdin, stdout};
+use std::io::{IsTerminal, Read, stdin, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -288,7 +288,9 @@ fn start(args: &TrainArgs, globals: Globals) -> Result<Run> {
     let path = args.checkpoint_dir.as_deref().unwrap_or(Path::new(CHECKPOINTS));
     let folder = RunFolder::open(path, args.keep, None)?;
     let options = args.options();
-    let run = Run::start(config, recipe, tokenizer, corpus, globals.kernels, folder, options.clone())?;
+    let (kernels, mut observe) = (globals.kernels, show_tokenizing(globals));
+    let run = Run::start(config, recipe, tokenizer, corpus, kernels, folder, options.clone(), &mut observe)?;
+    drop(observe);
     announce(&run, config, &args.model_data, memory, &options, globals);
     Ok(run)
 }
@@ -307,7 +309,9 @@ fn resume(args: &TrainArgs, path: &Path, globals: Globals) -> Result<Run> {
     let corpus = read_corpus(&model_data, &validation_data, globals)?;
     let folder = resumed_folder(args, path, record.step)?;
     let options = args.options();
-    let run = Run::resume(&checkpoint, recipe, corpus, globals.kernels, folder, options.clone())?;
+    let (kernels, mut observe) = (globals.kernels, show_tokenizing(globals));
+    let run = Run::resume(&checkpoint, recipe, corpus, kernels, folder, options.clone(), &mut observe)?;
+    drop(observe);
     if !globals.quiet {
         tell!("Resuming {} at step {}, epoch {}.", path.display(), record.step, record.epoch);
         if record.kernel != globals.kernels.name() {
@@ -319,6 +323,16 @@ fn resume(args: &TrainArgs, path: &Path, globals: Globals) -> Result<Run> {
     }
     announce(&run, checkpoint.config(), &model_data, memory, &options, globals);
     Ok(run)
+}
+
+/// Shows what a run does with its text before it starts; dropped, nothing of it is left on a terminal.
+fn show_tokenizing(globals: Globals) -> impl FnMut(Event<'_>) {
+    let mut reading = Reading::new("Text turned into tokens", globals.quiet);
+    move |event| {
+        if let Event::Tokenizing { done, total } = event {
+            reading.show(done, total);
+        }
+    }
 }
 
 /// The folder to go on in: the checkpoint's, or a new one, where another run's files are not this one's.
@@ -384,28 +398,35 @@ fn refuse_contradictions(args: &TrainArgs, checkpoint: &Checkpoint, recipe: &Rec
 }
 
 fn read_corpus(model_data: &[PathBuf], validation_data: &[PathBuf], globals: Globals) -> Result<Corpus> {
-    let text = if model_data.is_empty() {
-        Text { bytes: bundled::CORPUS.to_vec(), files: Vec::new(), converted_line_ends: false }
-    } else {
-        Text::read(model_data)?
-    };
-    let validation = if validation_data.is_empty() { None } else { Some(Text::read(validation_data)?) };
-    let converted =
-        text.converted_line_ends || validation.as_ref().is_some_and(|text| text.converted_line_ends);
+    let text =
+        if model_data.is_empty() { Text::from_static(bundled::CORPUS) } else { Text::open(model_data)? };
+    let validation = if validation_data.is_empty() { None } else { Some(Text::open(validation_data)?) };
+    let converted = text.converted_line_ends() || validation.as_ref().is_some_and(Text::converted_line_ends);
     if converted && !globals.quiet {
         tell!("Windows line ends in the text are read as plain ones.");
     }
-    Ok(Corpus::new(text, validation))
+    Ok(Corpus::new(text, validation)?)
 }
 
 fn train_tokenizer(args: &TrainArgs, corpus: &Corpus, globals: Globals) -> Result<Tokenizer> {
-    let text = if args.bpe_data.is_empty() { None } else { Some(Text::read(&args.bpe_data)?.bytes) };
-    let text = text.as_deref().unwrap_or(corpus.training());
+    let text = if args.bpe_data.is_empty() { None } else { Some(Text::open(&args.bpe_data)?) };
+    let (reader, length): (Box<dyn Read + '_>, u64) = match &text {
+        Some(text) => (Box::new(text.reader()), text.length()),
+        None => (Box::new(corpus.training()), corpus.training_length()),
+    };
     if !globals.quiet {
-        tell!("Training the tokenizer on {}.", size(text.len()));
+        tell!("Training the tokenizer on {}.", size(length));
     }
     let vocabulary = args.model.bpe_vocab_size.unwrap_or(args.model.size().config().vocabulary);
-    Ok(Tokenizer::train(&[text], vocabulary, args.options().threads)?)
+    let mut trainer = Trainer::new(vocabulary, args.options().threads)?;
+    let mut pieces = Pieces::new(reader);
+    let (mut done, mut reading) = (0, Reading::new("Words counted", globals.quiet));
+    while let Some(piece) = pieces.next_piece().map_err(TextError::from_read)? {
+        trainer.count(piece);
+        done += piece.len() as u64;
+        reading.show(done, length);
+    }
+    Ok(trainer.train(|_, _| ())?)
 }
 
 fn new_config(args: &ModelArgs, vocabulary: usize) -> Result<ModelConfig> {
@@ -457,7 +478,7 @@ fn announce(
     tell!("Checkpoints go to {folder}; Ctrl-C stops and saves.");
 }
 
-fn size(bytes: usize) -> String {
+fn size(bytes: u64) -> String {
     if bytes < 10_000 { format!("{bytes} bytes") } else { format!("{:.2} MB", bytes as f64 / 1e6) }
 }
 

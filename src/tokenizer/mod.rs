@@ -15,6 +15,7 @@ mod error;
 mod json;
 mod layout;
 mod merge_table;
+mod parallel;
 mod pieces;
 mod pretokenizer;
 mod special;
@@ -26,6 +27,7 @@ mod words;
 
 pub use encoder::Encoder;
 pub use error::TokenizerError;
+pub use parallel::ParallelEncoder;
 pub use pieces::Pieces;
 pub use pretokenizer::{Words, split_point};
 pub use special::Special;

@@ -5,7 +5,10 @@ use std::io::{self, ErrorKind, Read};
 use super::pretokenizer::split_point;
 
 /// Room for a piece at first; a text without a place to cut it needs more.
-const ROOM: usize = 2 << 20;
+const ROOM: usize = 1 << 20;
+
+/// Bytes of the longest two characters: a place to cut at is known by the one on either side.
+const TWO_CHARACTERS: usize = 8;
 
 /// A text read in pieces that are cut at [`split_point`]s, so that they can be counted or encoded one by one
 /// with the result of the whole.
@@ -35,7 +38,7 @@ impl<R: Read> Pieces<R> {
         self.given = 0;
         // What is left of the last piece has no place to cut it, so only what is new is searched.
         while self.given == 0 {
-            let known = self.filled.saturating_sub(1);
+            let known = self.filled.saturating_sub(TWO_CHARACTERS);
             if self.read_more()? == 0 {
                 self.given = self.filled;
                 break;

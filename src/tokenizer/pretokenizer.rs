@@ -159,20 +159,52 @@ fn class_of(character: char) -> Class {
 /// The last place at which `text` can be cut so that the words of the parts are the words of the whole,
 /// whatever follows; `None` if there is none.
 ///
-/// It lies between a visible ASCII character and the ASCII white space after it: a word always ends there,
-/// and no special token has such a place inside.
+/// It lies between two characters of different classes, the first of which does not join what follows, as white
+/// space and the apostrophe of a contraction may: a word always ends there. No special token has such a place
+/// inside. Only a run of one class, as of letters without a space or a comma, has none.
 pub fn split_point(text: &[u8]) -> Option<usize> {
-    text.windows(2).rposition(is_boundary).map(|at| at + 1)
+    (1..text.len()).rev().find(|&at| is_boundary(text, at))
 }
 
 /// The first such place at or after `from`.
 pub(super) fn split_point_after(text: &[u8], from: usize) -> Option<usize> {
-    let from = from.max(1);
-    text.get(from - 1..)?.windows(2).position(is_boundary).map(|at| from + at)
+    (from.max(1)..text.len()).find(|&at| is_boundary(text, at))
 }
 
-fn is_boundary(pair: &[u8]) -> bool {
-    pair[0].is_ascii_graphic() && CLASS_OF_BYTE[pair[1] as usize] == Class::Space
+/// Cuts `text` into at most `parts` parts of `shortest` bytes or more, but for the last, at such places.
+pub(super) fn split_evenly(text: &[u8], parts: usize, shortest: usize) -> impl Iterator<Item = &[u8]> {
+    let share = text.len().div_ceil(parts.max(1)).max(shortest);
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let part;
+        (part, rest) = rest.split_at(split_point_after(rest, share).unwrap_or(rest.len()));
+        (!part.is_empty()).then_some(part)
+    })
+}
+
+/// Whether such a place is at `at`, which is inside `text` and not its start.
+#[inline]
+fn is_boundary(text: &[u8], at: usize) -> bool {
+    let (before, after) = (text[at - 1], text[at]);
+    // A special token has only these places.
+    if matches!(before, b'\'' | b'[') || after == b']' {
+        return false;
+    }
+    match (CLASS_OF_BYTE[before as usize], CLASS_OF_BYTE[after as usize]) {
+        (Class::Space, _) => false,
+        (Class::Unknown, _) | (_, Class::Unknown) => is_boundary_beyond_ascii(text, at),
+        (before, after) => before != after,
+    }
+}
+
+/// The same where one of the two characters is not ASCII. What is not valid UTF-8, or not all there, is left whole.
+fn is_boundary_beyond_ascii(text: &[u8], at: usize) -> bool {
+    let valid = |bytes: &[u8]| Some(class_of(std::str::from_utf8(bytes).ok()?.chars().next()?));
+    let start = (at.saturating_sub(4)..at).rev().find(|&start| text[start] & 0xC0 != 0x80);
+    let end = (at + 1..=at + 4).find(|&end| text.get(end).is_none_or(|byte| byte & 0xC0 != 0x80));
+    let before = start.and_then(|start| valid(&text[start..at]));
+    let after = end.and_then(|end| valid(text.get(at..end)?));
+    matches!((before, after), (Some(before), Some(after)) if before != Class::Space && before != after)
 }
 
 #[cfg(test)]

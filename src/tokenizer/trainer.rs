@@ -16,12 +16,12 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use super::alphabet::{FIRST_BYTE, ID_OF_BYTE};
 use super::layout::fixed_tokens;
-use super::pretokenizer::split_point_after;
+use super::pretokenizer::split_evenly;
 use super::word_counts::WordCounts;
 use super::{MINIMUM_VOCABULARY, Tokenizer, TokenizerError};
 
 /// A thread is not started for less text than this, in bytes.
-const SMALLEST_SHARE: usize = 1 << 18;
+const SMALLEST_SHARE: usize = 1 << 16;
 
 /// Trains a tokenizer on texts that are given one after the other, keeping only their distinct words.
 #[derive(Clone, Debug)]
@@ -48,17 +48,13 @@ impl Trainer {
     /// Counts the words of `text`: a sequence of its own, or a piece of one that was cut at a
     /// [`split_point`](super::split_point).
     pub fn count(&mut self, text: &[u8]) {
-        let share = text.len().div_ceil(self.counts.len()).max(SMALLEST_SHARE);
-        let (own, others) = self.counts.split_at_mut(1);
-        let (own_part, mut rest) = split_near(text, share);
+        let parts = split_evenly(text, self.counts.len(), SMALLEST_SHARE);
         let complete = std::thread::scope(|scope| {
-            let mut workers = Vec::new();
-            for counts in others.iter_mut().take_while(|_| !rest.is_empty()) {
-                let part;
-                (part, rest) = split_near(rest, share);
-                workers.push(scope.spawn(move || counts.count(part).is_some()));
-            }
-            let own_complete = own[0].count(own_part).is_some();
+            let mut shares = self.counts.iter_mut().zip(parts);
+            let own = shares.next();
+            let count = |(counts, part): (&mut WordCounts, &[u8])| counts.count(part).is_some();
+            let workers: Vec<_> = shares.map(|share| scope.spawn(move || count(share))).collect();
+            let own_complete = own.is_none_or(count);
             workers
                 .into_iter()
                 .fold(own_complete, |complete, worker| complete & worker.join().is_ok_and(|it| it))
@@ -83,11 +79,6 @@ impl Trainer {
         learner.learn(self.vocabulary_size, progress);
         Tokenizer::from_parts(&learner.tokens, &learner.merges)
     }
-}
-
-/// Cuts `text` at the first place after `at` where its words allow it.
-fn split_near(text: &[u8], at: usize) -> (&[u8], &[u8]) {
-    text.split_at(split_point_after(text, at).unwrap_or(text.len()))
 }
 
 /// The distinct words of two or more bytes, as tokens.

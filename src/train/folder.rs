@@ -11,6 +11,8 @@ use thiserror::Error;
 const BEST: &str = "best.shoe";
 /// Name of the course of a run in its folder.
 pub const METRICS: &str = "metrics.jsonl";
+/// Name of the file that keeps the tokens of a large text.
+const TOKENS: &str = "text.tokens";
 const LOCK: &str = ".lock";
 
 /// Why a folder can't hold a run.
@@ -82,6 +84,11 @@ impl RunFolder {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The file for the tokens of a large text. It stays when a new run begins, which may be on the same text.
+    pub(super) fn tokens(&self) -> PathBuf {
+        self.path.join(TOKENS)
     }
 
     /// The newest numbered checkpoint.

@@ -3,6 +3,7 @@
 mod assignment;
 mod average;
 mod backward;
+mod cache;
 mod corpus;
 mod data;
 mod folder;
@@ -15,6 +16,8 @@ mod random;
 mod recipe;
 mod run;
 mod schedule;
+mod tokenize;
+mod tokens;
 mod trainer;
 mod transpose;
 
@@ -27,4 +30,6 @@ pub use optimizer::Update;
 pub use recipe::{Size, classic_recipe, default_recipe};
 pub use run::{Event, Options, Outcome, Run, TrainError};
 pub use schedule::Progress;
+pub use tokenize::{HeldOut, TokenizedCorpus};
+pub use tokens::{Tokens, TokensError};
 pub use trainer::{StepReport, Trainer};

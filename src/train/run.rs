@@ -6,15 +6,17 @@ use super::metrics::{Metrics, TextLoss};
 use super::network::Dropout;
 use super::optimizer::Update;
 use super::schedule::Progress;
+use super::tokenize::{HeldOut, TokenizedCorpus};
 use super::trainer::{StepReport, Trainer};
-use super::{Corpus, Streams, random};
+use super::{Corpus, Streams, TokensError, random};
 use crate::chat::sample_text;
 use crate::checkpoint::{
     Checkpoint, CheckpointError, Contents, Position, Recipe, Record, RunLength, TrainingState, Validation,
 };
-use crate::evaluate::{EvaluationText, characters, evaluate};
+use crate::evaluate::evaluate;
 use crate::model::{Layout, ModelConfig};
-use crate::tokenizer::{BOT, Special, Tokenizer, USER};
+use crate::text::TextError;
+use crate::tokenizer::Tokenizer;
 use shoestring_kernels::{Kernels, Line};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,6 +44,12 @@ pub enum TrainError {
     /// A checkpoint can't be read or written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The text can't be read any more.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// The text as tokens can't be written or read.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
     /// The text is too short to learn from.
     #[error("the training text has {tokens} tokens; at least two, and one to validate on, are needed")]
     TooShort { tokens: usize },
@@ -74,6 +82,8 @@ pub struct Options {
 /// What happens during a run, for a progress display.
 #[expect(missing_docs, reason = "the fields' types say what they are")]
 pub enum Event<'a> {
+    /// The text is being turned into tokens: so many bytes of it are.
+    Tokenizing { done: u64, total: u64 },
     /// A step was taken.
     Step { record: &'a Record, report: &'a StepReport, done: f64 },
     /// The model was validated; `sample` is a text it wrote.
@@ -105,7 +115,7 @@ pub struct Run {
     tokenizer: Tokenizer,
     corpus: Corpus,
     streams: Streams,
-    validation: EvaluationText,
+    validation: HeldOut,
     record: Record,
     recipe: Recipe,
     position: Position,
@@ -143,6 +153,7 @@ impl Run {
         kernels: &'static Kernels,
         folder: RunFolder,
         options: Options,
+        observe: &mut dyn FnMut(Event<'_>),
     ) -> Result<Self, TrainError> {
         let weights = initialise(&Layout::new(&config), recipe.seed);
         let record = Record {
@@ -159,7 +170,7 @@ impl Run {
             lowest_loss: f64::INFINITY,
             text_hash: corpus.hash(),
         };
-        Run::new(config, weights, record, position, tokenizer, corpus, kernels, folder, options)
+        Run::new(config, weights, record, position, tokenizer, corpus, kernels, folder, options, observe)
     }
 
     /// Goes on with the run that `checkpoint` was saved by, under `recipe` (the checkpoint's, possibly with
@@ -174,6 +185,7 @@ impl Run {
         kernels: &'static Kernels,
         folder: RunFolder,
         options: Options,
+        observe: &mut dyn FnMut(Event<'_>),
     ) -> Result<Self, TrainError> {
         let training = checkpoint.training()?;
         let position = training.position();
@@ -185,8 +197,9 @@ impl Run {
         let carried = position.carried_state.clone();
         let tokenizer = checkpoint.tokenizer().to_owned();
         let config = checkpoint.config();
-        let mut run =
-            Run::new(config, weights, record, position, tokenizer, corpus, kernels, folder, options)?;
+        let mut run = Run::new(
+            config, weights, record, position, tokenizer, corpus, kernels, folder, options, observe,
+        )?;
         if carried.len() != run.trainer.network().carried_state().len() {
             let what = "its carried state doesn't fit its batch size".to_owned();
             return Err(CheckpointError::Damaged { path: checkpoint.path().to_owned(), what }.into());
@@ -206,18 +219,24 @@ impl Run {
         kernels: &'static Kernels,
         mut folder: RunFolder,
         options: Options,
+        observe: &mut dyn FnMut(Event<'_>),
     ) -> Result<Self, TrainError> {
         let recipe = record.recipe.clone().unwrap_or_else(super::default_recipe);
-        let mut tokens = Vec::new();
-        tokenizer.view().encode(corpus.training(), Special::Match, &mut tokens);
-        let validation = EvaluationText::new(tokenizer.view(), corpus.validation());
-        if tokens.len() < 2 || validation.tokens() == 0 {
-            return Err(TrainError::TooShort { tokens: tokens.len() + validation.tokens() });
+        let mut progress = |done, total| observe(Event::Tokenizing { done, total });
+        let TokenizedCorpus { training, validation, training_chars, dialogue } = TokenizedCorpus::new(
+            &corpus,
+            tokenizer.view(),
+            &folder.tokens(),
+            options.threads,
+            &mut progress,
+        )?;
+        if training.count() < 2 || validation.count() == 0 {
+            return Err(TrainError::TooShort { tokens: training.count() + validation.count() });
         }
-        record.dialogue = tokens.contains(&USER) && tokens.contains(&BOT);
+        record.dialogue = dialogue;
         let shape = (recipe.batch_size, recipe.seq_length);
         let trainer = Trainer::new(config, kernels, weights, shape, options.threads)?;
-        let streams = Streams::new(tokens, recipe.batch_size, recipe.seq_length, recipe.seed);
+        let streams = Streams::new(training, recipe.batch_size, recipe.seq_length, recipe.seed);
         let now = Instant::now();
         let clock = Clock {
             started: now,
@@ -227,8 +246,8 @@ impl Run {
             validation_took: Duration::ZERO,
         };
         let text = TextLoss {
-            chars_per_token: characters(corpus.training()) as f64 / streams.tokens() as f64,
-            bytes_per_token: corpus.training().len() as f64 / streams.tokens() as f64,
+            chars_per_token: training_chars as f64 / streams.tokens() as f64,
+            bytes_per_token: corpus.training_length() as f64 / streams.tokens() as f64,
         };
         let metrics = Metrics::new(&record, &config, text);
         folder.begin()?;
@@ -252,7 +271,7 @@ impl Run {
 
     /// Tokens of the training text, and of the validation text.
     pub fn tokens(&self) -> (usize, usize) {
-        (self.streams.tokens(), self.validation.tokens())
+        (self.streams.tokens(), self.validation.count())
     }
 
     /// How long the run is.
@@ -273,8 +292,22 @@ impl Run {
     /// Trains until the run is complete or `stop` becomes true; in both cases the state is saved.
     ///
     /// # Errors
-    /// If the run diverges for good, or the first or the last checkpoint can't be saved.
+    /// If the run diverges for good, the first or the last checkpoint can't be saved, or the text's tokens can't be
+    /// read; in the last case the state is saved too.
     pub fn train(
+        &mut self,
+        stop: &AtomicBool,
+        observe: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Outcome, TrainError> {
+        let outcome = self.train_or_fail(stop, observe);
+        if let Err(TrainError::Tokens(_)) = outcome {
+            // Nothing is wrong with what has been learned.
+            self.save(observe)?;
+        }
+        outcome
+    }
+
+    fn train_or_fail(
         &mut self,
         stop: &AtomicBool,
         observe: &mut dyn FnMut(Event<'_>),
@@ -292,7 +325,8 @@ impl Run {
                 self.save(observe)?;
                 return Ok(Outcome::Interrupted);
             }
-            let steps = self.streams.read(self.record.epoch, self.position.chunk, &mut tokens, &mut targets);
+            let steps =
+                self.streams.read(self.record.epoch, self.position.chunk, &mut tokens, &mut targets)?;
             let report = self.step(&tokens, &targets, steps);
             if self.has_diverged(&report) {
                 self.roll_back(report.loss, observe)?;
@@ -308,10 +342,10 @@ impl Run {
             let done = self.progress().done;
             self.metrics.step(&mut self.folder, &self.record, &report, self.trainer.network());
             observe(Event::Step { record: &self.record, report: &report, done });
-            self.look_after(epoch_ended, observe);
+            self.look_after(epoch_ended, observe)?;
         }
         if self.record.validations.last().is_none_or(|last| last.step != self.record.step) {
-            self.validate(observe);
+            self.validate(observe)?;
         }
         self.save(observe)?;
         Ok(Outcome::Finished)
@@ -370,30 +404,36 @@ impl Run {
     }
 
     /// Validates and saves when it is time to.
-    fn look_after(&mut self, epoch_ended: bool, observe: &mut dyn FnMut(Event<'_>)) {
+    fn look_after(
+        &mut self,
+        epoch_ended: bool,
+        observe: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(), TokensError> {
         let since = self.clock.validated.elapsed();
         let counted = matches!(self.recipe.length, RunLength::Epochs(epochs) if epochs <= 100);
         let due =
             if epoch_ended { counted || since >= VALIDATE_AT_MOST_EVERY } else { since >= VALIDATE_EVERY };
         if due && (counted && epoch_ended || since >= 10 * self.clock.validation_took) {
-            self.validate(observe);
+            self.validate(observe)?;
             self.try_save(observe);
         } else if self.clock.saved.elapsed() >= self.options.save_every {
             self.try_save(observe);
         }
+        Ok(())
     }
 
     /// Validates the model, and saves it if it is the best so far.
-    fn validate(&mut self, observe: &mut dyn FnMut(Event<'_>)) {
+    fn validate(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), TokensError> {
         let start = Instant::now();
         let weights = self.trainer.average();
-        let evaluation = self.trainer.on_threads(|| evaluate(weights, self.kernels, &self.validation));
+        let text = self.validation.stream();
+        let evaluation = self.trainer.on_threads(|| evaluate(weights, self.kernels, text))?;
         self.clock.validated = Instant::now();
         self.clock.validation_took = start.elapsed();
         if !evaluation.nats.is_finite() {
             // Over a long text the state can run away, early in training, where shorter streams are fine.
             observe(Event::NotValidated { step: self.record.step });
-            return;
+            return Ok(());
         }
         let validation = evaluation.at_step(self.record.step);
         let earlier = self.record.validations.iter().map(|v| v.nats_per_token);
@@ -406,6 +446,7 @@ impl Run {
         let sample = sample_text(weights, self.tokenizer.view(), self.kernels, self.record.dialogue);
         self.metrics.validation(&mut self.folder, &self.record, &validation);
         observe(Event::Validated { record: &self.record, validation: &validation, best, sample: &sample });
+        Ok(())
     }
 
     fn save_best(&self, observe: &mut dyn FnMut(Event<'_>)) {

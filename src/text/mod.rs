@@ -1,0 +1,278 @@
+//! Texts for training and evaluation: files that are read anew, piece by piece, each time they are needed.
+
+mod census;
+mod lines;
+mod reader;
+
+pub use reader::TextReader;
+
+use census::Census;
+use lines::UnixLines;
+use reader::copy_of;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+use xxhash_rust::xxh3::Xxh3;
+
+/// Bytes read at once.
+const BLOCK: usize = 1 << 16;
+
+/// Why a text can't be used.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the fields are what the messages name")]
+pub enum TextError {
+    /// A file can't be read.
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Io { path: PathBuf, source: io::Error },
+    /// What a pipe yields can't be kept.
+    #[error("cannot keep what {path} yields in {folder}: {source}; save it to a file and name that",
+        path = path.display(), folder = folder.display())]
+    Copy { path: PathBuf, folder: PathBuf, source: io::Error },
+    /// A folder without text files.
+    #[error("{path} holds no .txt file; name a text file or a folder of .txt files", path = path.display())]
+    NoText { path: PathBuf },
+    /// Nothing in it.
+    #[error("{path} is empty; name a text file with something in it", path = path.display())]
+    Empty { path: PathBuf },
+    /// Something else than text.
+    #[error("{path} is not a text file (NUL bytes, or more than a tenth of it is not UTF-8); convert it to UTF-8 text", path = path.display())]
+    Binary { path: PathBuf },
+    /// Not what it was when it was first read.
+    #[error("{path} changed while it was being read; start again when nothing writes to it", path = path.display())]
+    Changed { path: PathBuf },
+}
+
+impl TextError {
+    /// What went wrong when [`TextReader`], in whatever reader is around it, gave `error`.
+    pub fn from_read(error: io::Error) -> Self {
+        error.downcast().unwrap_or_else(|source| TextError::Io { path: PathBuf::new(), source })
+    }
+}
+
+/// One or several files as one text: line ends are LF, no byte-order mark, files separated by a blank line.
+///
+/// The text is what the files held when it was opened; reading it fails if that has changed.
+#[derive(Debug)]
+pub struct Text {
+    sources: Vec<Source>,
+    converted_line_ends: bool,
+}
+
+/// A part of a text, in a file or in memory.
+#[derive(Debug)]
+struct Source {
+    path: PathBuf,
+    place: Place,
+    /// Bytes of the text in it.
+    length: u64,
+    /// Hash of them; memory does not change.
+    hash: Option<u64>,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// In the file that has the source's path.
+    File,
+    /// In an unnamed file, because what has the path can only be read once.
+    Copy(File),
+    /// In memory, with the line ends it should have.
+    Memory(Vec<u8>),
+    /// In the program.
+    Program(&'static [u8]),
+}
+
+impl Text {
+    /// Opens `paths`: each a text file, or a folder whose .txt files are read in order of their names. What a
+    /// pipe yields is kept in a temporary file.
+    ///
+    /// # Errors
+    /// If one can't be read, is empty, or is not text.
+    pub fn open(paths: &[PathBuf]) -> Result<Self, TextError> {
+        let mut text = Text { sources: Vec::new(), converted_line_ends: false };
+        for path in paths {
+            for file in files_at(path)? {
+                text.add(file)?;
+            }
+        }
+        Ok(text)
+    }
+
+    /// Bytes in memory as a text, as they are.
+    pub fn from_bytes(bytes: Vec<u8>) -> Self {
+        Text::in_memory(bytes.len(), Place::Memory(bytes))
+    }
+
+    /// Bytes of the program as a text, as they are.
+    pub fn from_static(bytes: &'static [u8]) -> Self {
+        Text::in_memory(bytes.len(), Place::Program(bytes))
+    }
+
+    fn in_memory(length: usize, place: Place) -> Self {
+        let source = Source { path: PathBuf::new(), place, length: length as u64, hash: None };
+        Text { sources: vec![source], converted_line_ends: false }
+    }
+
+    /// Bytes of the text.
+    pub fn length(&self) -> u64 {
+        let separators = self.sources.len().saturating_sub(1) * reader::SEPARATOR.len();
+        self.sources.iter().map(|source| source.length).sum::<u64>() + separators as u64
+    }
+
+    /// The files it comes from; none if it is not in files.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.sources.iter().map(|source| source.path.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+
+    /// Whether Windows line ends were converted.
+    pub fn converted_line_ends(&self) -> bool {
+        self.converted_line_ends
+    }
+
+    /// Reads the text from its start.
+    pub fn reader(&self) -> TextReader<'_> {
+        TextReader::new(&self.sources)
+    }
+
+    fn add(&mut self, path: PathBuf) -> Result<(), TextError> {
+        let io_error = |source| TextError::Io { path: path.clone(), source };
+        let is_file = fs::metadata(&path).map_err(io_error)?.is_file();
+        let place = if is_file { Place::File } else { Place::Copy(copy_of(&path)?) };
+        let (census, hash, converted) = place.bytes(&path).and_then(survey).map_err(io_error)?;
+        if census.is_blank() {
+            return Err(TextError::Empty { path });
+        }
+        if !census.is_text() {
+            return Err(TextError::Binary { path });
+        }
+        self.converted_line_ends |= converted;
+        self.sources.push(Source { path, place, length: census.bytes(), hash: Some(hash) });
+        Ok(())
+    }
+}
+
+/// What there is in a file: its counts and hash with plain line ends, and whether they had to be converted.
+fn survey(bytes: impl Read) -> io::Result<(Census, u64, bool)> {
+    let mut lines = UnixLines::new(bytes);
+    let (mut census, mut hasher) = (Census::default(), Xxh3::new());
+    let mut block = vec![0; BLOCK];
+    loop {
+        match lines.read(&mut block)? {
+            0 => return Ok((census, hasher.digest(), lines.converted())),
+            count => {
+                hasher.update(&block[..count]);
+                census.count(&block[..count]);
+            }
+        }
+    }
+}
+
+fn files_at(path: &Path) -> Result<Vec<PathBuf>, TextError> {
+    let io_error = |source| TextError::Io { path: path.to_owned(), source };
+    if !fs::metadata(path).map_err(io_error)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path).map_err(io_error)? {
+        let file = entry.map_err(io_error)?.path();
+        if file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt")) && file.is_file() {
+            files.push(file);
+        }
+    }
+    if files.is_empty() {
+        return Err(TextError::NoText { path: path.to_owned() });
+    }
+    files.sort();
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+    fn folder_with(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, bytes) in files {
+            fs::write(folder.path().join(name), bytes).unwrap();
+        }
+        folder
+    }
+
+    fn read(text: &Text) -> Result<Vec<u8>, TextError> {
+        let mut bytes = Vec::new();
+        text.reader().read_to_end(&mut bytes).map_err(TextError::from_read)?;
+        Ok(bytes)
+    }
+
+    #[test]
+    fn a_folder_is_its_text_files_in_order() {
+        let folder = folder_with(&[("b.txt", b"two"), ("a.TXT", b"one"), ("c.md", b"no")]);
+        let text = Text::open(&[folder.path().to_owned()]).unwrap();
+        assert_eq!(read(&text).unwrap(), b"one\n\ntwo");
+        assert_eq!((text.length(), text.files().count()), (8, 2));
+    }
+
+    #[test]
+    fn windows_line_ends_and_byte_order_marks_go() {
+        let folder = folder_with(&[("a.txt", b"\xef\xbb\xbfone\r\ntwo\rthree\r\n")]);
+        let text = Text::open(&[folder.path().join("a.txt")]).unwrap();
+        assert_eq!(read(&text).unwrap(), b"one\ntwo\rthree\n");
+        assert!(text.converted_line_ends());
+    }
+
+    #[test]
+    fn what_is_not_text_is_refused() {
+        let folder = folder_with(&[
+            ("empty", b""),
+            ("blank", b" \n\n"),
+            ("mark", BYTE_ORDER_MARK),
+            ("zeros", &[0; 100]),
+            ("noise", &[0xff; 50]),
+        ]);
+        let open = |name: &str| Text::open(&[folder.path().join(name)]).unwrap_err();
+        assert!(matches!(open("empty"), TextError::Empty { .. }));
+        assert!(matches!(open("blank"), TextError::Empty { .. }));
+        assert!(matches!(open("mark"), TextError::Empty { .. }));
+        assert!(matches!(open("zeros"), TextError::Binary { .. }));
+        assert!(matches!(open("noise"), TextError::Binary { .. }));
+        assert!(matches!(open("missing"), TextError::Io { .. }));
+        assert!(matches!(Text::open(&[folder.path().to_owned()]), Err(TextError::NoText { .. })));
+    }
+
+    #[test]
+    fn a_text_that_changes_is_not_read_as_another() {
+        let first = b"some words\r\n".repeat(20_000);
+        let folder = folder_with(&[("a.txt", &first), ("b.txt", b"end")]);
+        let file = folder.path().join("a.txt");
+        let text = Text::open(&[folder.path().to_owned()]).unwrap();
+        let whole = read(&text).unwrap();
+        let changed = |error| matches!(error, TextError::Changed { path } if path == file);
+        fs::write(&file, &first[..first.len() - 1]).unwrap();
+        assert!(changed(read(&text).unwrap_err()), "it was cut");
+        fs::write(&file, first.to_ascii_uppercase()).unwrap();
+        assert!(changed(read(&text).unwrap_err()), "it was rewritten");
+        fs::write(&file, [&first[..], b"more"].concat()).unwrap();
+        assert_eq!(read(&text).unwrap(), whole, "what it held is still there");
+        fs::remove_file(&file).unwrap();
+        assert!(matches!(read(&text).unwrap_err(), TextError::Io { path, .. } if path == file));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_can_be_read_more_than_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let writer = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::write(pipe, "\u{feff}one\r\n".repeat(30_000))
+        });
+        let text = Text::open(&[pipe]).unwrap();
+        writer.join().unwrap().unwrap();
+        let expected = format!("one\n{}", "\u{feff}one\n".repeat(29_999));
+        assert!(read(&text).unwrap() == expected.as_bytes());
+        assert!(read(&text).unwrap() == expected.as_bytes());
+    }
+}
