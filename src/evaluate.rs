@@ -139,7 +139,7 @@ pub fn evaluate<S: TokenStream>(
     mut text: S,
 ) -> Result<Evaluation, S::Error> {
     let start = Instant::now();
-    let mut loss_of: Box<dyn FnMut(&[u32], &[u32]) -> f64> = match weights.layout.kind {
+    let mut loss_of: Box<LossOf<'_>> = match weights.layout.kind {
         Kind::F32 => Box::new(loss_of_network(weights, kernels)),
         Kind::F16 | Kind::Q8 | Kind::Q4 => Box::new(loss_of_decoder(weights, kernels)),
     };
@@ -167,6 +167,8 @@ pub fn evaluate<S: TokenStream>(
 }
 
 /// The loss of one chunk after the other: tokens and targets, `[T]`.
+type LossOf<'a> = dyn FnMut(&[u32], &[u32]) -> f64 + 'a;
+
 fn loss_of_network(weights: Weights<'_>, kernels: &'static Kernels) -> impl FnMut(&[u32], &[u32]) -> f64 {
     let mut network = Network::new(weights.config, kernels, 1, STEPS);
     move |tokens, targets| {
