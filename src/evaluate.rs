@@ -7,11 +7,14 @@ use crate::tokenizer::{EOS, Encoder, Pieces, Special, TokenizerView};
 use crate::train::Network;
 use shoestring_kernels::{Kernels, padded};
 use std::f64::consts::LN_2;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// Tokens of one chunk; the state is carried from chunk to chunk, so the length only sets how much is
 /// multiplied at once.
 const STEPS: usize = 128;
+/// Tokens that a decoder reads at once: enough for it to use all threads, whole blocks of its own.
+const READ: usize = 256 * CHUNK;
 
 /// A text as tokens, read from its start to its end.
 pub trait TokenStream {
@@ -136,12 +139,28 @@ impl Evaluation {
 pub fn evaluate<S: TokenStream>(
     weights: Weights<'_>,
     kernels: &'static Kernels,
-    mut text: S,
+    text: S,
 ) -> Result<Evaluation, S::Error> {
+    match evaluate_unless(&AtomicBool::new(false), weights, kernels, text)? {
+        Some(evaluation) => Ok(evaluation),
+        None => unreachable!("nothing stops it"),
+    }
+}
+
+/// The same, unless `stop` becomes true before it is through.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_unless<S: TokenStream>(
+    stop: &AtomicBool,
+    weights: Weights<'_>,
+    kernels: &'static Kernels,
+    mut text: S,
+) -> Result<Option<Evaluation>, S::Error> {
     let start = Instant::now();
-    let mut loss_of: Box<LossOf<'_>> = match weights.layout.kind {
-        Kind::F32 => Box::new(loss_of_network(weights, kernels)),
-        Kind::F16 | Kind::Q8 | Kind::Q4 => Box::new(loss_of_decoder(weights, kernels)),
+    let (chunk, mut loss_of): (usize, ChunkLoss<'_>) = match weights.layout.kind {
+        Kind::F32 => (STEPS, Box::new(loss_of_network(weights, kernels))),
+        Kind::F16 | Kind::Q8 | Kind::Q4 => (READ, Box::new(loss_of_decoder(weights, kernels))),
     };
     // The last token that was a target, then those that are to be: never less than a chunk, but at the end.
     let mut tokens = vec![EOS];
@@ -151,9 +170,12 @@ pub fn evaluate<S: TokenStream>(
         text.read(&mut tokens)?;
         let ended = tokens.len() == waiting;
         let targets = tokens.len() - 1;
-        let ready = if ended { targets } else { targets / STEPS * STEPS };
-        for first in (0..ready).step_by(STEPS) {
-            let end = ready.min(first + STEPS);
+        let ready = if ended { targets } else { targets / chunk * chunk };
+        for first in (0..ready).step_by(chunk) {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            let end = ready.min(first + chunk);
             nats += loss_of(&tokens[first..end], &tokens[first + 1..=end]);
         }
         tokens.drain(..ready);
@@ -163,12 +185,13 @@ pub fn evaluate<S: TokenStream>(
         }
     }
     let TextSize { bytes, chars } = text.size();
-    Ok(Evaluation { nats, tokens: count, chars, bytes, seconds: start.elapsed().as_secs_f64() })
+    Ok(Some(Evaluation { nats, tokens: count, chars, bytes, seconds: start.elapsed().as_secs_f64() }))
 }
 
-/// The loss of one chunk after the other: tokens and targets, `[T]`.
-type LossOf<'a> = dyn FnMut(&[u32], &[u32]) -> f64 + 'a;
+/// The loss of one chunk after the other, of `[T]` tokens and targets.
+type ChunkLoss<'a> = Box<dyn FnMut(&[u32], &[u32]) -> f64 + 'a>;
 
+/// The loss of each chunk, by the network that trains.
 fn loss_of_network(weights: Weights<'_>, kernels: &'static Kernels) -> impl FnMut(&[u32], &[u32]) -> f64 {
     let mut network = Network::new(weights.config, kernels, 1, STEPS);
     move |tokens, targets| {

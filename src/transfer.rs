@@ -3,7 +3,7 @@
 //! Tensors are row-major [out, in] f32 under the names of [`crate::model::Layout`]; the configuration
 //! is in the file's metadata, as strings. `docs/export.py` runs such a model in PyTorch.
 
-use crate::checkpoint::{CheckpointError, Contents, Record, atomic_write, save};
+use crate::checkpoint::{CheckpointError, Contents, Record, Staged, save};
 use crate::model::{Kind, Layout, Model, ModelConfig, Tensor};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use half::{bf16, f16};
@@ -57,9 +57,13 @@ pub fn export(model: &Model, folder: &Path) -> Result<(), TransferError> {
     let (weights, tokenizer) = (folder.join(WEIGHTS), folder.join(TOKENIZER));
     let (header, data) = to_safetensors(model);
     let length = (header.len() as u64).to_le_bytes();
-    atomic_write(&weights, &[&length, &header, &data]).map_err(write_error(&weights))?;
     let json = model.tokenizer().to_owned().to_json();
-    atomic_write(&tokenizer, &[json.as_bytes()]).map_err(write_error(&tokenizer))
+    // Neither file without the other: both are on the disk before either takes the place of an earlier one.
+    let staged_weights =
+        Staged::write(&weights, &[&length, &header, &data]).map_err(write_error(&weights))?;
+    let staged_tokenizer = Staged::write(&tokenizer, &[json.as_bytes()]).map_err(write_error(&tokenizer))?;
+    staged_weights.commit().map_err(write_error(&weights))?;
+    staged_tokenizer.commit().map_err(write_error(&tokenizer))
 }
 
 /// Makes the checkpoint `out` of the model in `folder`, and returns its configuration.

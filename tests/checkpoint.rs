@@ -7,11 +7,11 @@ mod small_model;
 
 use shoestring::checkpoint::{Checkpoint, CheckpointError, Position, Record, open_tokenizer};
 use shoestring::kernels::{Kernels, Line};
-use shoestring::model::{Layout, Model, ModelConfig};
+use shoestring::model::{Kind, Layout, Model, ModelConfig};
 use shoestring::sample::{Sampler, Sampling};
 use shoestring::tokenizer::Tokenizer;
 use shoestring::train::initialise;
-use small_model::{SMALL, SMALLEST, save_model, save_resumable};
+use small_model::{SMALL, SMALLEST, convert, save_model, save_resumable};
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -65,12 +65,17 @@ fn read(path: &Path) -> Result<Everything, CheckpointError> {
 }
 
 /// A folder with a small checkpoint of each kind, in memory where the system has such a folder.
-fn folder() -> (TempDir, [PathBuf; 2]) {
+fn folder() -> (TempDir, [PathBuf; 5]) {
     let memory = Path::new("/dev/shm");
     let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
-    let paths = ["model.shoe", "run.shoe"].map(|name| folder.path().join(name));
+    let names = ["model.shoe", "run.shoe", "f16.shoe", "q8.shoe", "q4.shoe"];
+    let paths = names.map(|name| folder.path().join(name));
     save_model(&paths[0], SMALLEST, true);
     save_resumable(&paths[1], SMALLEST);
+    for (path, kind) in paths[2..].iter().zip([Kind::F16, Kind::Q8, Kind::Q4]) {
+        convert(&paths[0], path, kind);
+        assert_eq!(Checkpoint::open(path).unwrap().kind(), kind);
+    }
     (folder, paths)
 }
 
@@ -128,21 +133,23 @@ fn a_cut_at_any_length_is_noticed_and_so_are_bytes_after_the_end() {
 /// well enough for whatever is read to be safe to use. A damaged file with a matching checksum stands for one.
 #[test]
 fn damage_that_no_checksum_shows_does_no_harm() {
-    let (folder, [_, run]) = folder();
+    let (folder, paths) = folder();
     let damaged = folder.path().join("damaged.shoe");
-    let bytes = fs::read(&run).unwrap();
-    let mut opened = 0;
-    for at in HEADER..bytes.len() {
-        let mut bytes = bytes.clone();
-        bytes[at] ^= [0x80, 0x01, 0xff, 0x10][at % 4];
-        seal(&mut bytes);
-        fs::write(&damaged, bytes).unwrap();
-        if read(&damaged).is_ok() {
-            opened += 1;
-            use_model(&damaged);
+    for path in paths {
+        let bytes = fs::read(&path).unwrap();
+        let mut opened = 0;
+        for at in HEADER..bytes.len() {
+            let mut bytes = bytes.clone();
+            bytes[at] ^= [0x80, 0x01, 0xff, 0x10][at % 4];
+            seal(&mut bytes);
+            fs::write(&damaged, bytes).unwrap();
+            if read(&damaged).is_ok() {
+                opened += 1;
+                use_model(&damaged);
+            }
         }
+        assert!(opened > 100, "only {opened} files could be opened: is the checksum right?");
     }
-    assert!(opened > 100, "only {opened} files could be opened: is the checksum right?");
 }
 
 /// Puts the checksum that `bytes` should have into their header.
@@ -175,7 +182,7 @@ fn a_sealed_file_is_whole() {
 
 #[test]
 fn what_is_no_checkpoint_is_told_apart() {
-    let (folder, [model, _]) = folder();
+    let (folder, [model, ..]) = folder();
     let bytes = fs::read(&model).unwrap();
     let open = |name: &str, contents: &[u8]| {
         let path = folder.path().join(name);

@@ -8,14 +8,13 @@ mod small_model;
 
 use program::dialogue;
 use shoestring::Model;
-use shoestring::checkpoint::{Checkpoint, Contents, save};
+use shoestring::checkpoint::Checkpoint;
 use shoestring::kernels::{Kernels, padded};
 use shoestring::model::{Kind, ModelConfig, Role, SessionError};
 use shoestring::quantize::requantize;
 use shoestring::reference::{Tensors, forward, zero_states};
 use shoestring::tokenizer::{EOS, Special};
-use small_model::{SMALL, save_model};
-use std::path::Path;
+use small_model::{SMALL, convert, save_model};
 
 /// Sparse, dense, with one layer's residual projected, tied, and wider than a group of q4.
 fn configs() -> [ModelConfig; 4] {
@@ -34,19 +33,6 @@ fn model(config: ModelConfig, kind: Kind, kernels: &'static Kernels) -> Model {
     save_model(&original, config, true);
     convert(&original, &path, kind);
     Model::new(Checkpoint::open(&path).unwrap(), kernels)
-}
-
-fn convert(from: &Path, to: &Path, kind: Kind) {
-    let original = Model::open(from).unwrap();
-    let quantized = requantize(&original, kind);
-    let contents = Contents {
-        config: original.config(),
-        tokenizer: original.tokenizer().to_owned(),
-        weights: &quantized.lines,
-        record: original.checkpoint().record(),
-        training: None,
-    };
-    save(to, kind, &contents).unwrap();
 }
 
 fn tokens(model: &Model, length: usize) -> Vec<u32> {

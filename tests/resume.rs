@@ -67,7 +67,8 @@ impl Setting {
     }
 
     fn resume(&self, folder: &Path, corpus: Corpus) -> Result<Run, TrainError> {
-        let checkpoint = Checkpoint::open(&shoestring::train::newest_checkpoint(folder).unwrap()).unwrap();
+        let checkpoint =
+            Checkpoint::open(&shoestring::train::newest_checkpoint(folder).unwrap().unwrap()).unwrap();
         let step = checkpoint.record().step;
         let folder = RunFolder::open(folder, 2, Some(step)).unwrap();
         let (recipe, options) = (self.recipe.clone(), self.options());

@@ -157,24 +157,10 @@ fn what_cannot_be_resumed_says_why() {
 #[cfg(unix)]
 mod signals {
     use super::*;
+    use program::{send, wait_for};
     use std::io::Read;
     use std::process::{Child, Command};
-    use std::time::{Duration, Instant};
-
-    fn send(signal: &str, program: &Child) {
-        let status =
-            Command::new("kill").args([format!("-{signal}"), program.id().to_string()]).status().unwrap();
-        assert!(status.success());
-    }
-
-    /// Waits until `condition`, for at most a minute.
-    fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-        let start = Instant::now();
-        while !condition() {
-            assert!(start.elapsed() < Duration::from_secs(60), "{what} did not come");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
+    use std::time::Duration;
 
     #[test]
     fn a_signal_saves_and_the_resumed_run_ends_like_an_undisturbed_one() {

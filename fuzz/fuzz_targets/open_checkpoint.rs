@@ -26,7 +26,11 @@ fuzz_target!(
 fn seeds_are_of_this_format() {
     let model = include_bytes!("../seeds/open_checkpoint/model.shoe");
     let resumable = include_bytes!("../seeds/open_checkpoint/resumable.shoe");
-    for (seed, is_resumable) in [(&model[..], false), (&resumable[..], true)] {
+    let q8 = include_bytes!("../seeds/open_checkpoint/q8.shoe");
+    let q4 = include_bytes!("../seeds/open_checkpoint/q4.shoe");
+    let f16 = include_bytes!("../seeds/open_checkpoint/f16.shoe");
+    let models = [&model[..], f16, q8, q4].map(|seed| (seed, false));
+    for (seed, is_resumable) in models.into_iter().chain([(&resumable[..], true)]) {
         let checkpoint =
             Checkpoint::from_bytes(seed, "the seed").expect("`cargo run --example seeds` renews it");
         assert_eq!(checkpoint.is_resumable(), is_resumable);
@@ -49,7 +53,7 @@ fn open(file: &[u8]) {
 fn use_all(checkpoint: Checkpoint, file: &[u8]) {
     let config = checkpoint.config();
     assert_eq!(checkpoint.file_length(), file.len());
-    assert_eq!(checkpoint.weights().len(), Layout::new(&config).lines);
+    assert_eq!(checkpoint.weights().len(), Layout::of_kind(&config, checkpoint.kind()).lines);
     checkpoint.verify().expect("a small file was verified when it was opened");
     let _ = (checkpoint.record(), checkpoint.kind());
     match checkpoint.training() {

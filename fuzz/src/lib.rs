@@ -5,6 +5,7 @@ use shoestring::checkpoint::{
 };
 use shoestring::kernels::{Kernels, Line, padded};
 use shoestring::model::{Kind, Layout, Model, ModelConfig};
+use shoestring::quantize::requantize;
 use shoestring::tokenizer::Tokenizer;
 use shoestring::train::initialise;
 
@@ -69,9 +70,13 @@ pub fn checkpoint(resumable: bool) -> Vec<u8> {
     };
     let training = resumable.then_some(training);
     let contents = Contents { config: CONFIG, tokenizer: tokenizer(), weights: &weights, record, training };
+    saved(Kind::F32, &contents)
+}
+
+fn saved(kind: Kind, contents: &Contents<'_>) -> Vec<u8> {
     let folder = tempfile::tempdir().expect("there is room for a temporary folder");
     let path = folder.path().join("model.shoe");
-    save(&path, Kind::F32, &contents).expect("there is room for a checkpoint");
+    save(&path, kind, contents).expect("there is room for a checkpoint");
     std::fs::read(&path).expect("the checkpoint is there")
 }
 
@@ -92,6 +97,29 @@ fn recipe() -> Recipe {
         length: RunLength::Minutes(2.0),
         seed: 1,
     }
+}
+
+/// The bytes of a checkpoint of that model with weights of kind `kind`.
+pub fn quantized(kind: Kind) -> Vec<u8> {
+    let checkpoint =
+        Checkpoint::from_bytes(&checkpoint(false), "the model").expect("the checkpoint is sound");
+    let model = Model::new(checkpoint, Kernels::best());
+    let weights = requantize(&model, kind).lines;
+    let record = model.checkpoint().record();
+    saved(
+        kind,
+        &Contents { config: CONFIG, tokenizer: tokenizer(), weights: &weights, record, training: None },
+    )
+}
+
+/// A saved session of that model without training state.
+pub fn session() -> Vec<u8> {
+    let checkpoint =
+        Checkpoint::from_bytes(&checkpoint(false), "the model").expect("the checkpoint is sound");
+    let model = Model::new(checkpoint, Kernels::best());
+    let mut session = model.session();
+    session.feed("the thin theatre");
+    session.save()
 }
 
 /// The model's `model.safetensors` without the length it starts with: header, a zero byte, data.

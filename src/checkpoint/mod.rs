@@ -9,7 +9,7 @@ mod save;
 mod schema;
 
 pub use header::reseal;
-pub(crate) use save::{TEMPORARY_PREFIX, TEMPORARY_SUFFIX, temporary_file};
+pub(crate) use save::{Staged, remove_leftovers, temporary_file};
 pub use save::{atomic_write, save};
 pub use schema::{Contents, Position, Recipe, Record, RunLength, TrainingState, Validation};
 
@@ -21,7 +21,7 @@ use rkyv::rancor;
 use rkyv::util::AlignedVec;
 use schema::{ArchivedContents, ArchivedTrainingState};
 use shoestring_kernels::Line;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -93,11 +93,16 @@ impl Checkpoint {
     /// If it can't be read, or is foreign, truncated, damaged, or of another format version.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let io_error = |source| CheckpointError::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(io_error)?;
-        let metadata = file.metadata().map_err(io_error)?;
+        // Before it is opened: opening a pipe waits for whoever writes to it.
+        let metadata = fs::metadata(path).map_err(io_error)?;
         if metadata.is_dir() {
             return Err(io_error(io::ErrorKind::IsADirectory.into()));
         }
+        if !metadata.is_file() {
+            let what = "it is a device or a pipe; a checkpoint must be a file, to be mapped";
+            return Err(io_error(io::Error::new(io::ErrorKind::InvalidInput, what)));
+        }
+        let file = File::open(path).map_err(io_error)?;
         if metadata.len() == 0 {
             return Err(CheckpointError::Foreign { path: path.to_owned() });
         }

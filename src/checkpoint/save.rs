@@ -6,11 +6,9 @@ use super::schema::{Contents, TrainingState};
 use crate::model::Kind;
 use rkyv::rancor;
 use rkyv::util::AlignedVec;
-use std::fs;
-#[cfg(unix)]
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 /// Length of the largest archive: its relative pointers are signed 32-bit numbers, and rkyv panics where one
@@ -21,9 +19,9 @@ const LARGEST: usize = i32::MAX as usize - (16 << 20);
 const OTHERS: usize = 64 << 10;
 
 /// How the names of files being written begin.
-pub const TEMPORARY_PREFIX: &str = ".shoestring-";
+const TEMPORARY_PREFIX: &str = ".shoestring-";
 /// How they end.
-pub const TEMPORARY_SUFFIX: &str = ".tmp";
+const TEMPORARY_SUFFIX: &str = ".tmp";
 
 /// Saves `contents`, whose weights are of kind `kind`, at `path`, atomically and durably.
 ///
@@ -61,20 +59,45 @@ fn size(contents: &Contents<'_>) -> usize {
 /// # Errors
 /// If any of it fails; whatever was at `path` is then untouched.
 pub fn atomic_write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
-    if path.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
+    Staged::write(path, parts)?.commit()
+}
+
+/// A whole file, on the disk under a temporary name; dropped, it is deleted.
+pub struct Staged {
+    file: NamedTempFile,
+    path: PathBuf,
+}
+
+impl Staged {
+    /// Writes and syncs what [`Staged::commit`] is to put at `path`, into the same folder.
+    ///
+    /// # Errors
+    /// If it can't be written, or `path` is a folder, a device or a pipe.
+    pub fn write(path: &Path, parts: &[&[u8]]) -> io::Result<Self> {
+        if path.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        // A rename would put a file in the place of a device or a pipe.
+        if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a device or a pipe; name a file"));
+        }
+        let mut file = temporary_file(path)?;
+        for part in parts {
+            file.as_file_mut().write_all(part)?;
+        }
+        file.as_file().sync_all()?;
+        Ok(Staged { file, path: path.to_owned() })
     }
-    // A rename would put a file in the place of a device or a pipe.
-    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a device or a pipe; name a file"));
+
+    /// Gives the file its name, replacing what has it, and syncs the folder.
+    ///
+    /// # Errors
+    /// If the file can't be renamed; whatever was there is then untouched.
+    pub fn commit(self) -> io::Result<()> {
+        let Staged { file, path } = self;
+        file.persist(&path).map_err(|e| e.error)?;
+        sync_folder(folder_of(&path))
     }
-    let mut file = temporary_file(path)?;
-    for part in parts {
-        file.write_all(part)?;
-    }
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|e| e.error)?;
-    sync_folder(folder_of(path))
 }
 
 /// A file in the folder of `path`, to be given that name once it is whole; dropped, it is deleted.
@@ -83,10 +106,36 @@ pub fn atomic_write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
 /// If it can't be made.
 pub fn temporary_file(path: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
-    // Readable for everyone the umask allows, like any file a program writes.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.prefix(TEMPORARY_PREFIX).suffix(TEMPORARY_SUFFIX).tempfile_in(folder_of(path))
+    builder.prefix(TEMPORARY_PREFIX).suffix(TEMPORARY_SUFFIX);
+    // Made by ourselves, it is readable for everyone the umask allows, like any file a program writes, and an
+    // error is the system's own.
+    let make = |path: &Path| File::options().read(true).write(true).create_new(true).open(path);
+    let file = builder.make_in(folder_of(path), make)?;
+    // Tells a file being written from what a killed program left. Where files can't be locked no training
+    // runs, so none cleans up.
+    let _ = file.as_file().try_lock();
+    Ok(file)
+}
+
+/// Deletes the temporary files in `folder` that programs left which were killed while they wrote them.
+///
+/// # Errors
+/// If the folder can't be read.
+pub fn remove_leftovers(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if !(name.starts_with(TEMPORARY_PREFIX) && name.ends_with(TEMPORARY_SUFFIX)) {
+            continue;
+        }
+        let path = entry.path();
+        if File::options().append(true).open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
+            // What can't be deleted does no harm.
+            let _ = fs::remove_file(path);
+        }
+    }
+    Ok(())
 }
 
 fn folder_of(path: &Path) -> &Path {

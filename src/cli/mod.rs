@@ -163,6 +163,7 @@ fn version() -> &'static str {
 pub fn main() -> ExitCode {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     memory::spare_address_space();
+    signals::prepare();
     match parse(std::env::args_os().collect()).and_then(|matches| run(&matches)) {
         Ok(code) => code,
         // Whoever read our output has read enough.
@@ -277,7 +278,9 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 fn open_model(path: Option<&Path>, globals: Globals) -> Result<Model> {
     let checkpoint = match path {
         Some(path) => Checkpoint::open(path)?,
-        None => match newest_checkpoint(Path::new(CHECKPOINTS)) {
+        None => match newest_checkpoint(Path::new(CHECKPOINTS)).with_context(|| {
+            format!("cannot look for a model in {CHECKPOINTS}; name one with --checkpoint")
+        })? {
             Some(path) => {
                 if !globals.quiet {
                     tell!("Using {} (choose another with --checkpoint).", path.display());

@@ -66,6 +66,9 @@ impl Display {
             Event::SaveFailed { error } => {
                 self.warn(&format!("{error}. Training goes on and will try again."))
             }
+            Event::LogFailed { error } => {
+                self.warn(&format!("cannot write to metrics.jsonl: {error}. Training goes on without."))
+            }
             Event::Diverged { step, loss, checkpoint, lr } => self.warn(&format!(
                 "Training diverged at step {step} (loss {loss:.3}). Back to {} with learning rate {lr:.2e}.",
                 checkpoint.display()

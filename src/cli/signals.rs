@@ -1,7 +1,12 @@
-//! SIGINT, SIGTERM and SIGHUP; on Windows Ctrl-C, Ctrl-Break and the closing of the window.
+//! What the program makes of signals: SIGINT, SIGTERM and SIGHUP; on Windows Ctrl-C, Ctrl-Break and the closing of
+//! the window.
 
+use super::{INTERRUPTED, tell};
 use anyhow::{Context, Result};
-use std::sync::{Mutex, PoisonError};
+#[cfg(unix)]
+use nix::sys::signal::{SigSet, Signal};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 type Action = Box<dyn FnMut() + Send>;
 
@@ -20,5 +25,71 @@ pub fn handle(action: impl FnMut() + Send + 'static) -> Result<()> {
 fn run() {
     if let Some(action) = ACTION.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
         action();
+    }
+}
+
+/// Lets a write beyond `ulimit -f` fail, which is told like a full disk, where SIGXFSZ would end the program. To be called
+/// before it starts a thread.
+#[cfg(unix)]
+pub fn prepare() {
+    block(Signal::SIGXFSZ);
+}
+
+#[cfg(not(unix))]
+pub fn prepare() {}
+
+#[cfg(unix)]
+fn block(signal: Signal) {
+    let mut signals = SigSet::empty();
+    signals.add(signal);
+    // It fails for wrong arguments only.
+    let _ = signals.thread_block();
+}
+
+/// Whether the program was started with SIGHUP ignored, as far as the system tells without being asked by unsafe
+/// code.
+#[cfg(unix)]
+fn ignores_hangups() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignored(&status).is_some_and(|mask| mask & (1 << (Signal::SIGHUP as i32 - 1)) != 0)
+}
+
+/// The mask of ignored signals in `/proc/self/status`.
+#[cfg(unix)]
+fn ignored(status: &str) -> Option<u64> {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
+}
+
+/// A flag that the first SIGINT, SIGTERM or SIGHUP sets; the second ends the process at once. To be called before
+/// the program starts a thread.
+pub fn stop_flag(quiet: bool) -> Result<Arc<AtomicBool>> {
+    // The handler would take the place of what `nohup` asked for.
+    #[cfg(unix)]
+    if ignores_hangups() {
+        block(Signal::SIGHUP);
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    handle(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+        if !quiet {
+            tell!("\nFinishing the step and saving; once more to stop at once.");
+        }
+    })?;
+    Ok(stop)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mask_of_ignored_signals_is_found() {
+        let status = "Name:\tshoestring\nSigBlk:\t0000000000000002\nSigIgn:\t0000000000001001\nSigCgt:\t0\n";
+        assert_eq!(ignored(status), Some(0x1001));
+        assert_eq!(ignored("Name:\tshoestring\n"), None);
     }
 }

@@ -1,7 +1,7 @@
 //! `shoestring tokenizer`
 
 use super::tell;
-use crate::checkpoint::open_tokenizer;
+use crate::checkpoint::{atomic_write, open_tokenizer};
 use crate::tokenizer::{Encoder, Pieces, Special, Tokenizer, TokenizerView, Trainer};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
@@ -122,7 +122,10 @@ fn train(args: &TrainArgs) -> Result<Tokenizer> {
 fn save(tokenizer: &Tokenizer, path: &Path) -> Result<()> {
     let mut json = tokenizer.to_json();
     json.push('\n');
-    fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))
+    // A device or a pipe, such as /dev/stdout, has nothing to lose.
+    let is_file = fs::metadata(path).map_or(true, |metadata| metadata.is_file() || metadata.is_dir());
+    let written = if is_file { atomic_write(path, &[json.as_bytes()]) } else { fs::write(path, json) };
+    written.with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Opens a `tokenizer.json`, which starts with a brace, or the tokenizer of a checkpoint.

@@ -4,19 +4,19 @@ use super::arguments::{below_one, duration, float, minutes, positive, seed, whol
 use super::progress::{Display, Plan, Reading};
 use super::{CHECKPOINTS, Globals, INTERRUPTED, UsageError, chat, cores, memory, name_paths, signals, tell};
 use crate::bundled;
-use crate::checkpoint::{Checkpoint, Recipe, RunLength};
+use crate::checkpoint::{Checkpoint, CheckpointError, Recipe, RunLength};
 use crate::model::{Layout, ModelConfig};
 use crate::text::{Text, TextError};
 use crate::tokenizer::{MINIMUM_VOCABULARY, Pieces, Tokenizer, Trainer};
-use crate::train::{Corpus, Event, Options, Outcome, Run, RunFolder, Size, classic_recipe, default_recipe};
-use anyhow::Result;
+use crate::train::{
+    Corpus, Event, Options, Outcome, Run, RunFolder, Size, TrainError, classic_recipe, default_recipe,
+};
+use anyhow::{Result, anyhow};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use std::io::{IsTerminal, Read, stdin, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Minutes that suit the bundled corpus.
@@ -224,7 +224,7 @@ fn keep(text: &str) -> Result<usize, String> {
 
 pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
     // Before anything is read or computed: a Ctrl-C must never lose what there is.
-    let stop = stop_on_signals(globals.quiet)?;
+    let stop = signals::stop_flag(globals.quiet)?;
     let mut run = match &args.checkpoint {
         Some(path) => resume(&args, path, globals)?,
         None => start(&args, globals)?,
@@ -233,8 +233,8 @@ pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
     let mut display = Display::new(globals.quiet, plan);
     let outcome = run.train(&stop, &mut |event| display.show(&event));
     display.finish();
-    let outcome = outcome?;
     let folder = run.folder();
+    let outcome = outcome.map_err(|error| with_way_on(error, folder))?;
     let newest = folder.newest().unwrap_or(folder.path()).to_owned();
     match outcome {
         Outcome::Interrupted => {
@@ -257,19 +257,18 @@ pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
     }
 }
 
-/// A flag that the first SIGINT or SIGTERM sets; the second ends the process at once.
-fn stop_on_signals(quiet: bool) -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    signals::handle(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(INTERRUPTED));
+/// An error that a run ended with; where its last save failed, with where to go on from.
+fn with_way_on(error: TrainError, folder: &RunFolder) -> anyhow::Error {
+    let newest = folder.newest().filter(|newest| newest.exists());
+    match (&error, newest) {
+        (TrainError::Checkpoint(CheckpointError::Save { .. }), Some(newest)) => {
+            anyhow!(
+                "{error}. Go on from the last save with: shoestring train --checkpoint {}",
+                newest.display()
+            )
         }
-        if !quiet {
-            tell!("\nFinishing the step and saving; once more to stop at once.");
-        }
-    })?;
-    Ok(stop)
+        _ => error.into(),
+    }
 }
 
 fn start(args: &TrainArgs, globals: Globals) -> Result<Run> {
@@ -306,7 +305,18 @@ fn resume(args: &TrainArgs, path: &Path, globals: Globals) -> Result<Run> {
     let given = |flag: &[PathBuf], stored: Vec<PathBuf>| if flag.is_empty() { stored } else { flag.to_vec() };
     let model_data = given(&args.model_data, training.model_data());
     let validation_data = given(&args.validation_data, training.validation_data());
-    let corpus = read_corpus(&model_data, &validation_data, globals)?;
+    let corpus = read_corpus(&model_data, &validation_data, globals).map_err(|error| {
+        let (model, validation) = (args.model_data.is_empty(), args.validation_data.is_empty());
+        match error.downcast_ref() {
+            Some(TextError::Io { path, .. }) if model && model_data.contains(path) => {
+                anyhow!("{error}; if the text is elsewhere now, name it with --model-data")
+            }
+            Some(TextError::Io { path, .. }) if validation && validation_data.contains(path) => {
+                anyhow!("{error}; if the text is elsewhere now, name it with --validation-data")
+            }
+            _ => error,
+        }
+    })?;
     let folder = resumed_folder(args, path, record.step)?;
     let options = args.options();
     let (kernels, mut observe) = (globals.kernels, show_tokenizing(globals));

@@ -1,6 +1,6 @@
 //! The folder of a run: checkpoints, the best model, `metrics.jsonl`, and a lock.
 
-use crate::checkpoint::{CheckpointError, Contents, TEMPORARY_PREFIX, TEMPORARY_SUFFIX, atomic_write, save};
+use crate::checkpoint::{CheckpointError, Contents, atomic_write, remove_leftovers, save};
 use crate::model::Kind;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -36,7 +36,7 @@ pub struct RunFolder {
     keep: usize,
     metrics: Option<File>,
     set_aside: Option<PathBuf>,
-    _lock: File,
+    lock: File,
 }
 
 impl RunFolder {
@@ -49,7 +49,7 @@ impl RunFolder {
     pub fn open(path: &Path, keep: usize, from: Option<u64>) -> Result<Self, FolderError> {
         let lock = lock(path)?;
         let (path, numbered) = (path.to_owned(), Vec::new());
-        Ok(RunFolder { path, from, numbered, keep, metrics: None, set_aside: None, _lock: lock })
+        Ok(RunFolder { path, from, numbered, keep, metrics: None, set_aside: None, lock })
     }
 
     /// Makes way for the run: for a new one, what an earlier one left is moved into a subfolder; for one that
@@ -64,7 +64,7 @@ impl RunFolder {
         match self.from {
             None => {
                 self.set_aside = set_aside(&self.path)?;
-                self.metrics = Some(File::create(metrics)?);
+                self.metrics = Some(append_to(&metrics)?);
             }
             Some(step) => {
                 self.numbered = run_files(&self.path)?;
@@ -102,6 +102,7 @@ impl RunFolder {
     /// If it can't be saved; nothing is deleted then.
     pub fn save_numbered(&mut self, contents: &Contents<'_>) -> Result<PathBuf, CheckpointError> {
         let file = self.path.join(format!("step-{:08}.shoe", contents.record.step));
+        self.hold(&file)?;
         save(&file, Kind::F32, contents)?;
         self.numbered.retain(|earlier| *earlier != file);
         self.numbered.push(file.clone());
@@ -126,8 +127,9 @@ impl RunFolder {
     ///
     /// # Errors
     /// If it can't be saved; the earlier one is then still there.
-    pub fn save_best(&self, contents: &Contents<'_>) -> Result<PathBuf, CheckpointError> {
+    pub fn save_best(&mut self, contents: &Contents<'_>) -> Result<PathBuf, CheckpointError> {
         let file = self.path.join(BEST);
+        self.hold(&file)?;
         save(&file, Kind::F32, contents)?;
         Ok(file)
     }
@@ -140,21 +142,57 @@ impl RunFolder {
     /// Appends one line to the metrics.
     ///
     /// # Errors
-    /// If it can't be written.
+    /// If it can't be written; nothing of it is in the file then.
     pub fn log(&mut self, line: &str) -> io::Result<()> {
-        match &mut self.metrics {
-            Some(metrics) => metrics.write_all(format!("{line}\n").as_bytes()),
-            None => Ok(()),
+        let Some(metrics) = &mut self.metrics else { return Ok(()) };
+        let length = metrics.metadata()?.len();
+        metrics.write_all(format!("{line}\n").as_bytes()).inspect_err(|_| {
+            // On a full disk the line's beginning may have had room.
+            let _ = metrics.set_len(length);
+        })
+    }
+
+    /// Makes the folder again and takes hold of it if it was deleted or moved away since, so that what comes next is
+    /// not lost with it. `file` is what is about to be saved.
+    fn hold(&mut self, file: &Path) -> Result<(), CheckpointError> {
+        if is_lock_of(&self.lock, &self.path) {
+            return Ok(());
         }
+        self.hold_again().map_err(|source| CheckpointError::Save { path: file.to_owned(), source })
+    }
+
+    fn hold_again(&mut self) -> io::Result<()> {
+        self.lock = lock(&self.path).map_err(|error| match error {
+            FolderError::Io { source, .. } => source,
+            locked @ FolderError::Locked { .. } => io::Error::other(locked.to_string()),
+        })?;
+        // What is in it now may be another run's.
+        self.numbered.clear();
+        remove_leftovers(&self.path)?;
+        set_aside(&self.path)?;
+        self.metrics = Some(append_to(&self.path.join(METRICS))?);
+        Ok(())
     }
 }
 
-/// The newest checkpoint in the folder `path`, by the time it was written.
-pub fn newest_checkpoint(path: &Path) -> Option<PathBuf> {
-    let files = run_files(path).ok()?;
+/// The newest checkpoint in the folder `path`, by the time it was written; none if there is no such folder.
+///
+/// # Errors
+/// If the folder can't be read.
+pub fn newest_checkpoint(path: &Path) -> io::Result<Option<PathBuf>> {
+    let files = match run_files(path) {
+        Ok(files) => files,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
     let time = |file: &PathBuf| fs::metadata(file).and_then(|metadata| metadata.modified()).ok();
     // Of equally old files the last by name: `step-...` after `best`, and the higher step.
-    files.into_iter().max_by_key(|file| (time(file), file.clone()))
+    let newest = files.iter().max_by_key(|file| (time(file), *file));
+    // Of the numbered ones the last, even if the date was set back meanwhile.
+    let last = newest
+        .filter(|file| step_of(file).is_some())
+        .and_then(|_| files.iter().filter(|file| step_of(file).is_some()).max_by_key(|file| step_of(file)));
+    Ok(last.or(newest).cloned())
 }
 
 fn lock(path: &Path) -> Result<File, FolderError> {
@@ -168,27 +206,32 @@ fn lock(path: &Path) -> Result<File, FolderError> {
     }
 }
 
+/// Whether `lock` is the lock file in the folder `path`, not in one that was there before.
+#[cfg(unix)]
+fn is_lock_of(lock: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    match (lock.metadata(), fs::metadata(path.join(LOCK))) {
+        (Ok(held), Ok(there)) => identity(held) == identity(there),
+        _ => false,
+    }
+}
+
+/// Windows lets nobody delete or move a folder with an open file in it.
+#[cfg(not(unix))]
+fn is_lock_of(_: &File, _: &Path) -> bool {
+    true
+}
+
 fn run_files(path: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = fs::read_dir(path)?.collect::<Result<Vec<_>, _>>()?;
-    let is_checkpoint = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "shoe");
+    let is_checkpoint =
+        |file: &PathBuf| file.extension().is_some_and(|extension| extension == "shoe") && !file.is_dir();
     Ok(entries.into_iter().map(|entry| entry.path()).filter(is_checkpoint).collect())
 }
 
 fn step_of(file: &Path) -> Option<u64> {
     file.file_stem()?.to_str()?.strip_prefix("step-")?.parse().ok()
-}
-
-/// Deletes temporary files of a save that was killed. The lock makes sure that none is being written.
-fn remove_leftovers(path: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with(TEMPORARY_PREFIX) && name.ends_with(TEMPORARY_SUFFIX) {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 /// Moves checkpoints and metrics in `path` into a new subfolder.
@@ -216,14 +259,24 @@ fn set_aside(path: &Path) -> io::Result<Option<PathBuf>> {
 
 /// Drops the lines of `path` that tell of steps after `step`, and opens it to append.
 fn cut_metrics(path: &Path, step: u64) -> io::Result<File> {
-    let old = fs::read_to_string(path).unwrap_or_default();
+    let old = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error),
+    };
     let kept = |line: &&str| {
         let value: Option<serde_json::Value> = serde_json::from_str(line).ok();
         value.and_then(|value| value["step"].as_u64()).is_some_and(|its_step| its_step <= step)
     };
-    let lines: String = old.lines().filter(kept).flat_map(|line| [line, "\n"]).collect();
-    if lines != old {
+    let text = String::from_utf8_lossy(&old);
+    let lines: String = text.lines().filter(kept).flat_map(|line| [line, "\n"]).collect();
+    if lines.as_bytes() != old {
         atomic_write(path, &[lines.as_bytes()])?;
     }
+    append_to(path)
+}
+
+/// Opens `path`, making it if needed, so that every write goes to where it ends.
+fn append_to(path: &Path) -> io::Result<File> {
     File::options().append(true).create(true).open(path)
 }

@@ -7,6 +7,7 @@ use crate::checkpoint::{Record, Validation};
 use crate::model::ModelConfig;
 use serde::Serialize;
 use std::f64::consts::LN_2;
+use std::io;
 
 /// Seconds between lines; validations always get one.
 const INTERVAL: f64 = 1.0;
@@ -87,8 +88,17 @@ impl Metrics {
         }
     }
 
-    /// Takes a step, just made by `network`, into account, and writes a line if it is time to.
-    pub fn step(&mut self, folder: &mut RunFolder, record: &Record, report: &StepReport, network: &Network) {
+    /// Takes a step, just made by `network`, into account; writes a line if it is time to, and says whether it was.
+    ///
+    /// # Errors
+    /// If the line can't be written; it is left out then.
+    pub fn step(
+        &mut self,
+        folder: &mut RunFolder,
+        record: &Record,
+        report: &StepReport,
+        network: &Network,
+    ) -> io::Result<bool> {
         self.sum += report.loss;
         self.steps += 1;
         self.learning_rate = Some(report.learning_rate);
@@ -96,18 +106,27 @@ impl Metrics {
         network.count_expert_rows(&mut self.expert_rows);
         if record.seconds - self.seconds >= INTERVAL {
             let StepReport { gradient_norm, largest_state, .. } = *report;
-            self.write(folder, record, Some(StepEntry { gradient_norm, largest_state }), None);
+            return self.write(folder, record, Some(StepEntry { gradient_norm, largest_state }), None);
         }
+        Ok(false)
     }
 
     /// Writes a line with a validation.
-    pub fn validation(&mut self, folder: &mut RunFolder, record: &Record, validation: &Validation) {
+    ///
+    /// # Errors
+    /// If it can't be written; it is left out then.
+    pub fn validation(
+        &mut self,
+        folder: &mut RunFolder,
+        record: &Record,
+        validation: &Validation,
+    ) -> io::Result<bool> {
         let entry = ValidationEntry {
             val_nats_per_token: validation.nats_per_token,
             val_nats_per_char: validation.nats_per_char,
             val_bits_per_byte: validation.bits_per_byte,
         };
-        self.write(folder, record, None, Some(entry));
+        self.write(folder, record, None, Some(entry))
     }
 
     fn write(
@@ -116,7 +135,7 @@ impl Metrics {
         record: &Record,
         last_step: Option<StepEntry>,
         validation: Option<ValidationEntry>,
-    ) {
+    ) -> io::Result<bool> {
         let loss = if self.steps == 0 { record.loss } else { self.sum / self.steps as f64 };
         // After a rollback the record's counters are behind those of the last line.
         let tokens = record.tokens.saturating_sub(self.tokens);
@@ -137,13 +156,12 @@ impl Metrics {
             expert_load: self.expert_load(),
             validation,
         };
-        if let Ok(line) = serde_json::to_string(&entry) {
-            // The metrics are an extra: a full disk must not end the training that fills it.
-            let _ = folder.log(&line);
-        }
+        let line = serde_json::to_string(&entry);
         (self.sum, self.steps, self.rows) = (0.0, 0, 0);
         (self.seconds, self.tokens) = (record.seconds, record.tokens);
         self.expert_rows.fill(0);
+        folder.log(&line?)?;
+        Ok(true)
     }
 
     /// For each layer, the share of tokens for which each expert was active.

@@ -4,6 +4,7 @@ mod assignment;
 mod average;
 mod backward;
 mod cache;
+mod clock;
 mod corpus;
 mod data;
 mod folder;

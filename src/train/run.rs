@@ -1,5 +1,6 @@
 //! A training run: from a text to a model, through validations, checkpoints and bad moments.
 
+use super::clock::Clock;
 use super::folder::{FolderError, RunFolder};
 use super::initialise::initialise;
 use super::metrics::{Metrics, TextLoss};
@@ -13,14 +14,15 @@ use crate::chat::sample_text;
 use crate::checkpoint::{
     Checkpoint, CheckpointError, Contents, Position, Recipe, Record, RunLength, TrainingState, Validation,
 };
-use crate::evaluate::evaluate;
+use crate::evaluate::evaluate_unless;
 use crate::model::{Layout, ModelConfig};
 use crate::text::TextError;
 use crate::tokenizer::Tokenizer;
 use shoestring_kernels::{Kernels, Line};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use thiserror::Error;
 
 /// How often a run that diverges is rolled back before it is given up.
@@ -62,6 +64,10 @@ pub enum TrainError {
     /// Threads can't be started.
     #[error("cannot start threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
+    /// The checkpoints to roll back to were deleted.
+    #[error("training diverged, and its checkpoints are no longer in {path}; start again, with a smaller --lr",
+        path = path.display())]
+    NothingToGoBackTo { path: PathBuf },
     /// Rolling back did not help.
     #[error("training diverged {MOST_DIVERGENCES} times, although the learning rate was halved each time; \
         try a smaller --lr. The last good checkpoint is {}", checkpoint.display())]
@@ -94,6 +100,8 @@ pub enum Event<'a> {
     Saved { path: &'a Path },
     /// A checkpoint could not be saved; training goes on and will try again.
     SaveFailed { error: &'a CheckpointError },
+    /// `metrics.jsonl` can't be written; training goes on and the lines until it can are left out.
+    LogFailed { error: &'a io::Error },
     /// The loss became infinite or exploded; training goes on from `checkpoint` at half the rate.
     Diverged { step: u64, loss: f64, checkpoint: &'a Path, lr: f32 },
 }
@@ -123,21 +131,16 @@ pub struct Run {
     options: Options,
     metrics: Metrics,
     clock: Clock,
-}
-
-/// When things last happened.
-struct Clock {
-    started: Instant,
     seconds_before: f64,
-    saved: Instant,
-    validated: Instant,
-    validation_took: Duration,
+    times: Times,
+    log_failed: bool,
 }
 
-impl Clock {
-    fn seconds(&self) -> f64 {
-        self.seconds_before + self.started.elapsed().as_secs_f64()
-    }
+/// When things last happened, by the run's clock.
+struct Times {
+    saved: Duration,
+    validated: Duration,
+    validation_took: Duration,
 }
 
 impl Run {
@@ -237,19 +240,14 @@ impl Run {
         let shape = (recipe.batch_size, recipe.seq_length);
         let trainer = Trainer::new(config, kernels, weights, shape, options.threads)?;
         let streams = Streams::new(training, recipe.batch_size, recipe.seq_length, recipe.seed);
-        let now = Instant::now();
-        let clock = Clock {
-            started: now,
-            seconds_before: record.seconds,
-            saved: now,
-            validated: now,
-            validation_took: Duration::ZERO,
-        };
         let text = TextLoss {
             chars_per_token: training_chars as f64 / streams.tokens() as f64,
             bytes_per_token: corpus.training_length() as f64 / streams.tokens() as f64,
         };
         let metrics = Metrics::new(&record, &config, text);
+        let seconds_before = record.seconds;
+        let times =
+            Times { saved: Duration::ZERO, validated: Duration::ZERO, validation_took: Duration::ZERO };
         folder.begin()?;
         Ok(Run {
             config,
@@ -265,7 +263,10 @@ impl Run {
             folder,
             options,
             metrics,
-            clock,
+            clock: Clock::start(),
+            seconds_before,
+            times,
+            log_failed: false,
         })
     }
 
@@ -315,6 +316,9 @@ impl Run {
         if self.folder.newest().is_none() {
             self.save(observe)?;
         }
+        if self.owes_validation() {
+            self.validate(stop, observe)?;
+        }
         let chunks = self.streams.chunks();
         let (mut tokens, mut targets) = (Vec::new(), Vec::new()); // [B, T]
         loop {
@@ -340,15 +344,19 @@ impl Run {
                 self.trainer.network().carried_state().fill(0.0);
             }
             let done = self.progress().done;
-            self.metrics.step(&mut self.folder, &self.record, &report, self.trainer.network());
+            let network = self.trainer.network();
+            let logged = self.metrics.step(&mut self.folder, &self.record, &report, network);
+            self.tell_of_log(logged, observe);
             observe(Event::Step { record: &self.record, report: &report, done });
-            self.look_after(epoch_ended, observe)?;
+            self.look_after(epoch_ended, stop, observe)?;
         }
-        if self.record.validations.last().is_none_or(|last| last.step != self.record.step) {
-            self.validate(observe)?;
+        if !self.is_validated() {
+            self.validate(stop, observe)?;
         }
         self.save(observe)?;
-        Ok(Outcome::Finished)
+        // The validation that a stop cut short is made when the run is resumed.
+        let is_stopped = stop.load(Ordering::Relaxed) && !self.is_validated();
+        Ok(if is_stopped { Outcome::Interrupted } else { Outcome::Finished })
     }
 
     fn step(&mut self, tokens: &[u32], targets: &[u32], steps: usize) -> StepReport {
@@ -367,7 +375,13 @@ impl Run {
         self.trainer.step((tokens, targets), steps, update, dropout)
     }
 
+    /// Seconds of training, over all sessions.
+    fn seconds(&self) -> f64 {
+        self.seconds_before + self.clock.now().as_secs_f64()
+    }
+
     fn account(&mut self, report: &StepReport, tokens: usize) {
+        let seconds = self.seconds();
         let record = &mut self.record;
         let smoothed = |before, now| SMOOTHING * before + (1.0 - SMOOTHING) * now;
         record.loss = if record.step == 0 { report.loss } else { smoothed(record.loss, report.loss) };
@@ -382,14 +396,28 @@ impl Run {
         }
         record.step += 1;
         record.tokens += tokens as u64;
-        record.seconds = self.clock.seconds();
+        record.seconds = seconds;
         self.position.chunk += 1;
         self.position.lowest_loss = self.position.lowest_loss.min(record.loss);
     }
 
     fn progress(&self) -> Progress {
-        let seconds = self.clock.seconds();
+        let seconds = self.seconds();
         Progress::new(self.recipe.length, self.record.step, seconds, self.streams.chunks())
+    }
+
+    fn validates_every_epoch(&self) -> bool {
+        matches!(self.recipe.length, RunLength::Epochs(epochs) if epochs <= 100)
+    }
+
+    /// Whether the run was stopped in the validation of the epoch it stands at the end of.
+    fn owes_validation(&self) -> bool {
+        let at_end = self.position.chunk == 0 && self.record.epoch > 0;
+        at_end && self.validates_every_epoch() && !self.is_validated()
+    }
+
+    fn is_validated(&self) -> bool {
+        self.record.validations.last().is_some_and(|last| last.step == self.record.step)
     }
 
     fn is_complete(&self) -> bool {
@@ -398,7 +426,7 @@ impl Run {
             RunLength::Steps(steps) => self.record.step >= steps,
             // The validation at the end is part of the time the user gave.
             RunLength::Minutes(minutes) => {
-                self.clock.seconds() + self.clock.validation_took.as_secs_f64() >= 60.0 * minutes
+                self.seconds() + self.times.validation_took.as_secs_f64() >= 60.0 * minutes
             }
         }
     }
@@ -407,29 +435,30 @@ impl Run {
     fn look_after(
         &mut self,
         epoch_ended: bool,
+        stop: &AtomicBool,
         observe: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), TokensError> {
-        let since = self.clock.validated.elapsed();
-        let counted = matches!(self.recipe.length, RunLength::Epochs(epochs) if epochs <= 100);
+        let since = self.clock.now() - self.times.validated;
+        let counted = self.validates_every_epoch();
         let due =
             if epoch_ended { counted || since >= VALIDATE_AT_MOST_EVERY } else { since >= VALIDATE_EVERY };
-        if due && (counted && epoch_ended || since >= 10 * self.clock.validation_took) {
-            self.validate(observe)?;
+        if due && (counted && epoch_ended || since >= 10 * self.times.validation_took) {
+            self.validate(stop, observe)?;
             self.try_save(observe);
-        } else if self.clock.saved.elapsed() >= self.options.save_every {
+        } else if self.clock.now() - self.times.saved >= self.options.save_every {
             self.try_save(observe);
         }
         Ok(())
     }
 
-    /// Validates the model, and saves it if it is the best so far.
-    fn validate(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), TokensError> {
-        let start = Instant::now();
-        let weights = self.trainer.average();
-        let text = self.validation.stream();
-        let evaluation = self.trainer.on_threads(|| evaluate(weights, self.kernels, text))?;
-        self.clock.validated = Instant::now();
-        self.clock.validation_took = start.elapsed();
+    /// Validates the model, and saves it if it is the best so far; unless `stop` becomes true meanwhile.
+    fn validate(&mut self, stop: &AtomicBool, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), TokensError> {
+        let start = self.clock.now();
+        let (weights, text) = (self.trainer.average(), self.validation.stream());
+        let evaluation = self.trainer.on_threads(|| evaluate_unless(stop, weights, self.kernels, text))?;
+        let Some(evaluation) = evaluation else { return Ok(()) };
+        self.times.validated = self.clock.now();
+        self.times.validation_took = self.times.validated - start;
         if !evaluation.nats.is_finite() {
             // Over a long text the state can run away, early in training, where shorter streams are fine.
             observe(Event::NotValidated { step: self.record.step });
@@ -439,17 +468,32 @@ impl Run {
         let earlier = self.record.validations.iter().map(|v| v.nats_per_token);
         let best = earlier.fold(f64::INFINITY, f64::min) > validation.nats_per_token;
         self.record.validations.push(validation);
-        self.record.seconds = self.clock.seconds();
+        self.record.seconds = self.seconds();
         if best {
             self.save_best(observe);
         }
+        let weights = self.trainer.average();
         let sample = sample_text(weights, self.tokenizer.view(), self.kernels, self.record.dialogue);
-        self.metrics.validation(&mut self.folder, &self.record, &validation);
+        let logged = self.metrics.validation(&mut self.folder, &self.record, &validation);
+        self.tell_of_log(logged, observe);
         observe(Event::Validated { record: &self.record, validation: &validation, best, sample: &sample });
         Ok(())
     }
 
-    fn save_best(&self, observe: &mut dyn FnMut(Event<'_>)) {
+    /// The metrics are an extra: a full disk must not end the training that fills it. It is told of once, though,
+    /// each time it begins.
+    fn tell_of_log(&mut self, logged: io::Result<bool>, observe: &mut dyn FnMut(Event<'_>)) {
+        match logged {
+            Ok(true) => self.log_failed = false,
+            Err(error) if !self.log_failed => {
+                self.log_failed = true;
+                observe(Event::LogFailed { error: &error });
+            }
+            Ok(false) | Err(_) => {}
+        }
+    }
+
+    fn save_best(&mut self, observe: &mut dyn FnMut(Event<'_>)) {
         let contents = Contents {
             config: self.config,
             tokenizer: self.tokenizer.clone(),
@@ -466,7 +510,7 @@ impl Run {
     fn try_save(&mut self, observe: &mut dyn FnMut(Event<'_>)) {
         if let Err(TrainError::Checkpoint(error)) = self.save(observe) {
             observe(Event::SaveFailed { error: &error });
-            self.clock.saved = Instant::now();
+            self.times.saved = self.clock.now();
         }
     }
 
@@ -486,7 +530,7 @@ impl Run {
             }),
         };
         let path = self.folder.save_numbered(&contents)?;
-        self.clock.saved = Instant::now();
+        self.times.saved = self.clock.now();
         observe(Event::Saved { path: &path });
         Ok(())
     }
@@ -504,16 +548,16 @@ impl Run {
     /// on its way there already.
     fn last_good_checkpoint(&mut self) -> Result<PathBuf, TrainError> {
         let newest = |folder: &RunFolder| match folder.newest() {
-            Some(path) => path.to_owned(),
-            None => unreachable!("a run saves before its first step"),
+            Some(path) => Ok(path.to_owned()),
+            None => Err(TrainError::NothingToGoBackTo { path: folder.path().to_owned() }),
         };
-        let path = newest(&self.folder);
+        let path = newest(&self.folder)?;
         let saved_at = Checkpoint::open(&path)?.record().step;
         if self.record.step.saturating_sub(saved_at) >= SUSPECT_STEPS {
             return Ok(path);
         }
         self.folder.discard_newest();
-        Ok(newest(&self.folder))
+        newest(&self.folder)
     }
 
     fn roll_back(&mut self, loss: f64, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), TrainError> {

@@ -7,6 +7,8 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Sizes of a model that trains hundreds of steps a second.
@@ -105,6 +107,13 @@ impl Workspace {
         self.run(&tiny_training(arguments))
     }
 
+    /// The newest numbered checkpoint in `folder`, if there is one.
+    pub fn newest(&self, folder: &str) -> Option<String> {
+        let names = if self.exists(folder) { self.list(folder) } else { Vec::new() };
+        let newest = names.into_iter().rfind(|name| name.starts_with("step-"))?;
+        Some(format!("{folder}/{newest}"))
+    }
+
     /// The weights of a checkpoint as a safetensors file.
     pub fn weights(&self, checkpoint: &str) -> Vec<u8> {
         self.run(&["export", checkpoint, "exported"]).success();
@@ -125,6 +134,23 @@ impl Workspace {
     }
 }
 
+/// Waits until `condition`, for at most a minute.
+pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{what} did not come");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Sends a signal, such as `TERM`, to a started program.
+#[cfg(unix)]
+pub fn send(signal: &str, program: &Child) {
+    let status =
+        Command::new("kill").args([format!("-{signal}"), program.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
 /// Arguments that train a tiny model on `text.txt`.
 pub fn tiny_training<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
     [&["train", "--model-data", "text.txt", "--no-chat"], &TINY[..], arguments].concat()
@@ -134,7 +160,7 @@ pub fn tiny_training<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
 pub fn finish(mut child: Child, input: &[u8]) -> Finished {
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
-    let writer = std::thread::spawn(move || {
+    let writer = thread::spawn(move || {
         // A program that ends without reading its input is none the worse for it.
         let _ = stdin.write_all(&input);
     });

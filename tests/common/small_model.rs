@@ -4,7 +4,8 @@
 
 use shoestring::checkpoint::{CheckpointError, Contents, Position, Record, TrainingState, Validation, save};
 use shoestring::kernels::{Line, padded};
-use shoestring::model::{Kind, Layout, ModelConfig};
+use shoestring::model::{Kind, Layout, Model, ModelConfig};
+use shoestring::quantize::requantize;
 use shoestring::tokenizer::{MINIMUM_VOCABULARY, Tokenizer};
 use shoestring::train::{default_recipe, initialise};
 use std::path::Path;
@@ -77,6 +78,20 @@ fn save_weights(path: &Path, config: ModelConfig, weights: &[Line], dialogue: bo
     let tokenizer = tokenizer(config.vocabulary);
     save(path, Kind::F32, &Contents { config, tokenizer, weights, record: record(dialogue), training: None })
         .unwrap();
+}
+
+/// Saves the model at `from` with weights of kind `kind`.
+pub fn convert(from: &Path, to: &Path, kind: Kind) {
+    let original = Model::open(from).unwrap();
+    let quantized = requantize(&original, kind);
+    let contents = Contents {
+        config: original.config(),
+        tokenizer: original.tokenizer().to_owned(),
+        weights: &quantized.lines,
+        record: original.checkpoint().record(),
+        training: None,
+    };
+    save(to, kind, &contents).unwrap();
 }
 
 /// Saves an untrained model with the state of a training.
