@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// moments once more.
 const COPIES: u64 = 8;
 
-/// Bytes that training will take besides the text's; an error if there are not as many, as far as the system tells.
+/// Bytes that training will take, of which the text takes none; an error if there are not as many, as far as the system tells.
 pub fn check(config: &ModelConfig, recipe: &Recipe) -> Result<u64, UsageError> {
     let needed = training_bytes(config, recipe.batch_size, recipe.seq_length);
     match available() {
