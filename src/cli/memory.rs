@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// weights, average and moments once more.
 const COPIES: u64 = 10;
 
-/// Bytes that training will take besides the text's; an error if there are not as many, as far as the system tells,
+/// Bytes that training will take, of which the text takes none; an error if there are not as many, as far as the system tells,
 /// or with `force` only a warning.
 pub fn check(config: &ModelConfig, recipe: &Recipe, force: bool) -> Result<u64, UsageError> {
     let bytes = training_bytes(config, recipe.batch_size, recipe.seq_length);

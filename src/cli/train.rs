@@ -484,7 +484,7 @@ fn announce(
     let (threads, kernel) = (options.threads, globals.kernels.name());
     let folder = run.folder().path().display();
     let memory = memory::size(memory);
-    tell!("Kernels {kernel}, {threads} threads, about {memory} of memory besides the text.");
+    tell!("Kernels {kernel}, {threads} threads, about {memory} of memory.");
     tell!("Checkpoints go to {folder}; Ctrl-C stops and saves.");
 }
 

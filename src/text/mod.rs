@@ -26,7 +26,7 @@ pub enum TextError {
     #[error("cannot read {path}: {source}", path = path.display())]
     Io { path: PathBuf, source: io::Error },
     /// What a pipe yields can't be kept.
-    #[error("cannot keep what {path} yields in {folder}: {source}; save it to a file and name that",
+    #[error("cannot keep what {path} yields in {folder} (save it to a file and name that): {source}",
         path = path.display(), folder = folder.display())]
     Copy { path: PathBuf, folder: PathBuf, source: io::Error },
     /// A folder without text files.

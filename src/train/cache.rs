@@ -89,7 +89,8 @@ fn make(
     origin: Origin,
     tokenize: impl FnOnce(&mut dyn Write) -> Result<Counts, TokenizeError>,
 ) -> Result<(File, Counts), TokenizeError> {
-    let file = temporary_file(path).map_err(TokenizeError::Write)?;
+    // The file itself, whose errors don't name the temporary path.
+    let (file, temporary) = temporary_file(path).map_err(TokenizeError::Write)?.into_parts();
     let mut out = Hashed { out: BufWriter::with_capacity(BLOCK, file), hasher: Xxh3::new() };
     out.out.write_all(&[0; HEADER_LENGTH]).map_err(TokenizeError::Write)?;
     let counts = tokenize(&mut out)?;
@@ -98,7 +99,8 @@ fn make(
         let mut file = out.out.into_inner().map_err(|error| error.into_error())?;
         file.rewind()?;
         file.write_all(&header)?;
-        file.persist(path).map_err(|error| error.error)
+        temporary.persist(path).map_err(|error| error.error)?;
+        Ok(file)
     };
     Ok((finish().map_err(TokenizeError::Write)?, counts))
 }

@@ -12,11 +12,11 @@ use thiserror::Error;
 #[expect(missing_docs, reason = "the fields are what the messages name")]
 pub enum TokensError {
     /// Their file can't be written.
-    #[error("cannot write {path}, the text as tokens: {source}; make room, or name another --checkpoint-dir",
+    #[error("cannot write {path}, the text as tokens (make room, or name another --checkpoint-dir): {source}",
         path = path.display())]
     Write { path: PathBuf, source: io::Error },
     /// Their file can't be read any more.
-    #[error("cannot read {path}, the text as tokens: {source}; resuming the run makes it anew",
+    #[error("cannot read {path}, the text as tokens (resuming the run makes it anew): {source}",
         path = path.display())]
     Read { path: PathBuf, source: io::Error },
     /// Their file is not what it was.
