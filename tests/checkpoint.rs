@@ -226,8 +226,9 @@ fn what_is_saved_is_what_is_read() {
     assert_eq!(everything.tokenizer, small_model::tokenizer(SMALL.vocabulary));
     let training = everything.training.unwrap();
     let weights = initialise(&Layout::new(&SMALL), 1);
-    assert!(training.weights == weights);
-    assert!(everything.weights.iter().all(|line| line.0 == [0.125; 16]));
+    assert!(everything.weights == weights);
+    assert_eq!(training.weights.len(), weights.len());
+    assert!(training.weights.iter().all(|line| line.0 == [0.125; 16]));
     let moments = training.moments.chunks_exact(weights.len());
     assert_eq!(moments.len(), 2);
     for (moment, value) in moments.zip([0.5, 0.25]) {

@@ -107,8 +107,8 @@ pub fn save_training(
     carried_state: Vec<f32>,
 ) -> Result<(), CheckpointError> {
     let layout = Layout::new(&config);
-    let weights = initialise(&layout, 1); // [lines]
-    let average = vec![Line([0.125; 16]); layout.lines]; // [lines]
+    let weights = vec![Line([0.125; 16]); layout.lines]; // [lines]
+    let average = initialise(&layout, 1); // [lines]
     let moments = [0.5, 0.25].map(|value| vec![Line([value; 16]); layout.lines]).concat(); // [2, lines]
     let position =
         Position { chunk: 5, carried_state, lr_scale: 0.5, divergences: 1, lowest_loss: 2.5, text_hash: 12 };
