@@ -77,7 +77,8 @@ pub fn cells(mut case: Case) {
         .collect();
     compare_exactly(&format!("cell_forward_q8 {} of {steps}x{batch}x{hidden}", cells.len()), |kernels| {
         let mut states: Vec<_> = cells.iter().map(|cell| Floats::new(&cell.0, misalignment)).collect();
-        let mut all_steps: Vec<_> = cells.iter().map(|cell| Floats::new(&cell.1, 15 - misalignment)).collect();
+        let mut all_steps: Vec<_> =
+            cells.iter().map(|cell| Floats::new(&cell.1, 15 - misalignment)).collect();
         let mut rooms = vec![QuantizedRows::default(); cells.len()];
         let buffers = states.iter_mut().zip(&mut all_steps).zip(&mut rooms).zip(&cells);
         let mut borrowed: Vec<_> = buffers
