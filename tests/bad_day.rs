@@ -17,7 +17,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 /// A rate that does not depend on the length of the run.
@@ -27,6 +27,7 @@ const CONSTANT: [&str; 4] = ["--final-lr", "1", "--warmup-steps", "0"];
 struct Running {
     child: Child,
     said: Arc<Mutex<String>>,
+    ear: JoinHandle<()>,
 }
 
 impl Running {
@@ -34,13 +35,13 @@ impl Running {
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let said = Arc::new(Mutex::new(String::new()));
-        let (lines, ear) = (BufReader::new(child.stderr.take().unwrap()).lines(), Arc::clone(&said));
-        thread::spawn(move || {
+        let (lines, heard) = (BufReader::new(child.stderr.take().unwrap()).lines(), Arc::clone(&said));
+        let ear = thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                *ear.lock().unwrap() += &(line + "\n");
+                *heard.lock().unwrap() += &(line + "\n");
             }
         });
-        Running { child, said }
+        Running { child, said, ear }
     }
 
     fn said(&self) -> String {
@@ -54,8 +55,12 @@ impl Running {
     /// Sends `signal` and holds the program to end with `code`.
     fn end(mut self, signal: &str, code: i32) -> String {
         send(signal, &self.child);
-        assert_eq!(self.child.wait().unwrap().code(), Some(code), "{}", self.said());
-        self.said()
+        let status = self.child.wait().unwrap();
+        // Its last words may still be in the pipe.
+        self.ear.join().unwrap();
+        let said = self.said.lock().unwrap().clone();
+        assert_eq!(status.code(), Some(code), "{said}");
+        said
     }
 }
 
