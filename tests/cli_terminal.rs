@@ -13,7 +13,9 @@ use nix::unistd::Pid;
 use program::Workspace;
 use pty_process::blocking::Command;
 use shoestring::chat::Conversation;
+use shoestring::checkpoint::Checkpoint;
 use shoestring::generate::Limits;
+use shoestring::kernels::Kernels;
 use shoestring::model::{Model, ModelConfig};
 use shoestring::sample::{Sampler, Sampling};
 use small_model::{SMALL, save_endless_model, save_model};
@@ -35,7 +37,12 @@ impl Setup {
         let workspace = Workspace::new();
         let path = workspace.path("model.shoe");
         save_model(&path, SMALL, true);
-        Setup { workspace, model: Model::open(path).unwrap() }
+        // By the kernels that the program uses: others differ in the last bits.
+        let kernels = match std::env::var("SHOESTRING_KERNEL") {
+            Ok(name) => Kernels::select(&name).unwrap(),
+            Err(_) => Kernels::best(),
+        };
+        Setup { workspace, model: Model::new(Checkpoint::open(&path).unwrap(), kernels) }
     }
 
     /// The program in this folder, which is also its user's home.
