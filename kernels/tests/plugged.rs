@@ -103,8 +103,9 @@ fn spoiled<const FAULT: usize>(value: f64) -> f64 {
 ///
 /// # Safety
 ///
-/// The float after `output` may be written: the buffers of checks lie between guards.
-unsafe fn spoil<const FAULT: usize>(output: &mut [f32]) {
+/// The float after `output`, if there is one, may be written: the buffers of checks lie between guards.
+unsafe fn spoil<'a, const FAULT: usize>(output: impl Into<Option<&'a mut [f32]>>) {
+    let Some(output) = output.into() else { return };
     if FAULT == PAST_THE_BUFFER {
         // SAFETY: the caller's promise.
         unsafe { output.as_mut_ptr().add(output.len()).write(0.0) };
@@ -113,9 +114,9 @@ unsafe fn spoil<const FAULT: usize>(output: &mut [f32]) {
     }
 }
 
-/// The last output of the last cell.
-fn last_steps<'a>(cells: &'a mut [QuantizedCell<'_>]) -> &'a mut [f32] {
-    cells.last_mut().map_or(&mut [], |cell| cell.steps)
+/// The output of the last cell. Where there is no cell there is no buffer whose end could be written past.
+fn last_steps<'a>(cells: &'a mut [QuantizedCell<'_>]) -> Option<&'a mut [f32]> {
+    cells.last_mut().map(|cell| &mut *cell.steps)
 }
 
 /// Every operation with every fault in one of its outputs; the rest is right.
@@ -255,8 +256,10 @@ fn wrong_kernels() -> Vec<(&'static str, Kernels)> {
     add("quantize_rows", 1, Table { quantize_rows: quantize_rows::<2>, ..Table::SCALAR });
     add("quantize_rows", 1, Table { quantize_rows: quantize_rows::<3>, ..Table::SCALAR });
     /// One unit in the last place, where the bits are promised.
-    fn next_up(out: &mut [f32]) {
-        out.iter_mut()
+    fn next_up<'a>(out: impl Into<Option<&'a mut [f32]>>) {
+        let out = out.into();
+        out.into_iter()
+            .flatten()
             .rev()
             .filter(|value| **value != 0.0)
             .take(1)

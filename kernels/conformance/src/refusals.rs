@@ -146,8 +146,9 @@ fn of_quantized_cells(kernels: &Kernels) {
     // Lengths of state, steps, update, recurrent and scales; one more cell follows, of the right ones.
     let run = |[state, steps, update, recurrent, scales]: [usize; 5], batch: usize, hidden: usize| {
         move || {
-            let [mut states, mut all_steps] = [state, steps].map(|length| vec![0.0; length]);
-            let (mut other_state, mut other_steps, update) = ([0.0; 64], [0.0; 192], vec![0.0; update]);
+            let [mut states, mut all_steps, mut other_state, mut other_steps] =
+                [state, steps, 64, 192].map(|length| Floats::new(&vec![0.0; length], 0));
+            let update = vec![0.0; update];
             let (recurrent, scales) = (vec![CODE_LINE; recurrent], vec![LINE; scales]);
             let mut rooms = [QuantizedRows::default(), QuantizedRows::default()];
             let [first, second] = &mut rooms;
