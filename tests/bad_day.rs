@@ -538,15 +538,16 @@ mod signals {
         }
     }
 
-    /// `script` gives it a terminal; when `script` is killed, the terminal is gone.
+    /// `script` gives it a terminal; when `script` is killed, the terminal is gone. The shell between them must not have
+    /// inherited from `nohup` that it ignores that: the system tells the program of it when the shell ends.
     #[test]
     fn when_the_terminal_goes_away_it_saves() {
         let workspace = Workspace::new();
         let mut arguments = tiny_training(&["--minutes", "5", "--save-every", "1h"]);
         arguments.insert(0, env!("CARGO_BIN_EXE_shoestring"));
-        let command = format!("env --default-signal=HUP {} 2>/dev/tty; echo $? > code", arguments.join(" "));
-        let mut terminal = Command::new("setsid")
-            .args(["script", "--quiet", "--command", &command, "/dev/null"])
+        let command = format!("{} 2>/dev/tty; echo $? > code", arguments.join(" "));
+        let mut terminal = Command::new("env")
+            .args(["--default-signal=HUP", "setsid", "script", "--quiet", "--command", &command, "/dev/null"])
             .current_dir(workspace.path(""))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
