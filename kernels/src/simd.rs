@@ -128,8 +128,11 @@ pub(crate) trait Integers: Copy {
 
     /// Rows of activations that are multiplied with one panel at once, at most 8.
     const INTEGER_ROWS: usize;
-    /// Independent sums that a single row's products with a panel are spread over, at most 4: with two panels at
-    /// once, enough to hide an addition's latency. Only two, because caches read few streams faster than many.
+    /// Panels that a single row is multiplied with at once, 1 or 2: two where registers hold the sums and codes of
+    /// both. Only two, because caches read few streams faster than many.
+    const INTEGER_PANELS: usize = 2;
+    /// Independent sums that a single row's products with a panel are spread over, at most 4: with the panels at once,
+    /// enough to hide an addition's latency.
     const INTEGER_CHAINS: usize;
     /// What [`load_codes`](Self::load_codes) adds to every weight.
     const CODE_OFFSET: i32;

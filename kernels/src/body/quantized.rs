@@ -221,7 +221,7 @@ impl<F: Format> Job<'_, F> {
                 if rows > 1 {
                     self.rows_of_panel(s, rows, panel);
                     panel += 1;
-                } else if panel + 2 <= panels {
+                } else if const { S::INTEGER_PANELS >= 2 } && panel + 2 <= panels {
                     self.tile::<S, 1, 2, { MOST_CHAINS }>(s, 0, panel);
                     panel += 2;
                 } else {
@@ -250,12 +250,13 @@ impl<F: Format> Job<'_, F> {
                 self.tile::<S, 1, WIDE, 1>(s, 0, panel);
                 panel += WIDE;
             }
-            while panel + 2 <= panels {
+            while const { S::INTEGER_PANELS >= 2 } && panel + 2 <= panels {
                 self.tile::<S, 1, 2, { MOST_CHAINS }>(s, 0, panel);
                 panel += 2;
             }
-            if panel < panels {
+            while panel < panels {
                 self.tile::<S, 1, 1, { MOST_CHAINS }>(s, 0, panel);
+                panel += 1;
             }
         }
     }

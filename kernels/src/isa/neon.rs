@@ -136,8 +136,9 @@ impl Integers for Neon {
     /// Two numbers a row, side by side.
     type Sums = [int32x4_t; 8];
 
-    // 16 sums of 32 registers.
-    const INTEGER_ROWS: usize = 2;
+    // 8 sums, 8 codes, 4 products and 2 inputs, of 32 registers.
+    const INTEGER_ROWS: usize = 1;
+    const INTEGER_PANELS: usize = 1;
     const INTEGER_CHAINS: usize = 1;
     const CODE_OFFSET: i32 = 0;
 
@@ -187,19 +188,8 @@ impl Integers for Neon {
         codes: [[int8x16_t; 4]; 2],
         quads: [int8x16_t; 2],
     ) -> [int32x4_t; 8] {
-        let [first, second] = quads;
-        for quarter in 0..4 {
-            let [a, b] = [codes[0][quarter], codes[1][quarter]];
-            // SAFETY: `self` proves NEON.
-            unsafe {
-                // Two products of at most 127 · 127 fit into 16 bits.
-                let low = vmull_s8(vget_low_s8(a), vget_low_s8(first));
-                let low = vmlal_s8(low, vget_low_s8(b), vget_low_s8(second));
-                sums[2 * quarter] = vpadalq_s16(sums[2 * quarter], low);
-                let high = vmlal_high_s8(vmull_high_s8(a, first), b, second);
-                sums[2 * quarter + 1] = vpadalq_s16(sums[2 * quarter + 1], high);
-            }
-        }
+        // SAFETY: `self` proves NEON.
+        unsafe { add_products(&mut sums, codes, quads) };
         sums
     }
 
@@ -249,6 +239,52 @@ fn widen(half: uint16x4_t) -> float32x4_t {
         );
     }
     result
+}
+
+/// Two products of at most 127 · 127 fit into 16 bits; pairs of those sums are added to the 32-bit ones. Written out,
+/// as the compiler exchanges the registers' halves where it could multiply the upper ones, and keeps more products at a
+/// time than there are registers.
+#[inline]
+#[target_feature(enable = "neon")]
+fn add_products(sums: &mut [int32x4_t; 8], codes: [[int8x16_t; 4]; 2], [first, second]: [int8x16_t; 2]) {
+    // SAFETY: works on registers only.
+    unsafe {
+        asm!(
+            "smull {low0:v}.8h, {x0:v}.8b, {first:v}.8b",
+            "smull2 {high0:v}.8h, {x0:v}.16b, {first:v}.16b",
+            "smull {low1:v}.8h, {x1:v}.8b, {first:v}.8b",
+            "smull2 {high1:v}.8h, {x1:v}.16b, {first:v}.16b",
+            "smull {low2:v}.8h, {x2:v}.8b, {first:v}.8b",
+            "smull2 {high2:v}.8h, {x2:v}.16b, {first:v}.16b",
+            "smull {low3:v}.8h, {x3:v}.8b, {first:v}.8b",
+            "smull2 {high3:v}.8h, {x3:v}.16b, {first:v}.16b",
+            "smlal {low0:v}.8h, {y0:v}.8b, {second:v}.8b",
+            "smlal2 {high0:v}.8h, {y0:v}.16b, {second:v}.16b",
+            "smlal {low1:v}.8h, {y1:v}.8b, {second:v}.8b",
+            "smlal2 {high1:v}.8h, {y1:v}.16b, {second:v}.16b",
+            "smlal {low2:v}.8h, {y2:v}.8b, {second:v}.8b",
+            "smlal2 {high2:v}.8h, {y2:v}.16b, {second:v}.16b",
+            "smlal {low3:v}.8h, {y3:v}.8b, {second:v}.8b",
+            "smlal2 {high3:v}.8h, {y3:v}.16b, {second:v}.16b",
+            "sadalp {sum0:v}.4s, {low0:v}.8h",
+            "sadalp {sum1:v}.4s, {high0:v}.8h",
+            "sadalp {sum2:v}.4s, {low1:v}.8h",
+            "sadalp {sum3:v}.4s, {high1:v}.8h",
+            "sadalp {sum4:v}.4s, {low2:v}.8h",
+            "sadalp {sum5:v}.4s, {high2:v}.8h",
+            "sadalp {sum6:v}.4s, {low3:v}.8h",
+            "sadalp {sum7:v}.4s, {high3:v}.8h",
+            x0 = in(vreg) codes[0][0], x1 = in(vreg) codes[0][1], x2 = in(vreg) codes[0][2], x3 = in(vreg) codes[0][3],
+            y0 = in(vreg) codes[1][0], y1 = in(vreg) codes[1][1], y2 = in(vreg) codes[1][2], y3 = in(vreg) codes[1][3],
+            first = in(vreg) first, second = in(vreg) second,
+            low0 = out(vreg) _, high0 = out(vreg) _, low1 = out(vreg) _, high1 = out(vreg) _, low2 = out(vreg) _, high2 = out(vreg) _, low3 = out(vreg) _, high3 = out(vreg) _,
+            sum0 = inout(vreg) sums[0], sum1 = inout(vreg) sums[1],
+            sum2 = inout(vreg) sums[2], sum3 = inout(vreg) sums[3],
+            sum4 = inout(vreg) sums[4], sum5 = inout(vreg) sums[5],
+            sum6 = inout(vreg) sums[6], sum7 = inout(vreg) sums[7],
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
 }
 
 #[inline]
