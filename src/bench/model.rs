@@ -105,6 +105,9 @@ pub fn training(
 
 /// Tokens of `model`, its weights stored as `kind`, one after another on `threads` threads.
 pub fn decoding(model: &Model, kind: Kind, threads: usize, peaks: &Peaks, effort: Effort) -> Decoding {
+    if threads > 1 && rayon::current_thread_index().is_none() {
+        return rayon::scope(|_| decoding(model, kind, threads, peaks, effort));
+    }
     let stored = requantize(model, kind);
     let weights = Weights { config: model.config(), layout: &stored.layout, lines: &stored.lines };
     let mut session = Session::new(weights, model.tokenizer(), model.kernels()).on_threads(threads);

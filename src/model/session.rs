@@ -34,7 +34,9 @@ impl<'m> Session<'m> {
     }
 
     /// The same session, to run on up to `threads` threads of the current rayon pool; worth it where a token takes
-    /// more than some hundred microseconds. The number of threads does not change any result.
+    /// more than some fifty microseconds, and only if the session is used by a thread of that pool, as within
+    /// `rayon::scope`: from another one every token is handed over and back. The number of threads does not change any
+    /// result.
     pub fn on_threads(mut self, threads: usize) -> Self {
         self.decoder.set_threads(threads);
         self
