@@ -5,8 +5,9 @@ use crate::model::{CHUNK, Decoder, Kind, Weights};
 use crate::text::{Text, TextError, TextReader};
 use crate::tokenizer::{EOS, Encoder, Pieces, Special, TokenizerView};
 use crate::train::Network;
-use shoestring_kernels::{Kernels, padded};
+use shoestring_kernels::{Kernels, Team, padded};
 use std::f64::consts::LN_2;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -130,9 +131,9 @@ impl Evaluation {
 
 /// The loss of the model over the whole text, its state carried from the start to the end.
 ///
-/// The model first reads `[EOS]`, so that the text's first token is predicted too. A model of f32 weights runs on
-/// the rayon threads it is called on, whose number does not change the result; others are run as they are when
-/// they generate text. However long the text, only a window of it is in memory.
+/// The model first reads `[EOS]`, so that the text's first token is predicted too. It runs on as
+/// many threads as the rayon pool has that it is called on, and their number does not change the result; a model of other
+/// than f32 weights is run as when it generates text. However long the text, only a window of it is in memory.
 ///
 /// # Errors
 /// If the text can't be read to its end.
@@ -202,7 +203,8 @@ fn loss_of_network(weights: Weights<'_>, kernels: &'static Kernels) -> impl FnMu
 
 /// The same, in the way text is generated.
 fn loss_of_decoder(weights: Weights<'_>, kernels: &'static Kernels) -> impl FnMut(&[u32], &[u32]) -> f64 {
-    let mut decoder = Decoder::new(weights, kernels, 1);
+    let threads = rayon::current_num_threads();
+    let mut decoder = Decoder::new(weights, kernels, 1).on_team(Arc::new(Team::new(move || threads)));
     let vocabulary = weights.config.vocabulary;
     let mut state = vec![0.0; decoder.state_length()]; // [L, E, Hp]
     let mut logits = vec![0.0; CHUNK * padded(vocabulary)]; // [T, Vp]

@@ -27,6 +27,11 @@ pub mod transfer;
 pub use model::{Model, ModelConfig, Session};
 pub use shoestring_kernels as kernels;
 
+/// Physical cores this process may use, as its affinity and its control group allow.
+fn cores() -> usize {
+    num_cpus::get_physical().min(num_cpus::get())
+}
+
 // The examples of these pages are tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -9,12 +9,13 @@ mod small_model;
 use program::dialogue;
 use shoestring::Model;
 use shoestring::checkpoint::Checkpoint;
-use shoestring::kernels::{Kernels, padded};
+use shoestring::kernels::{Kernels, Team, padded};
 use shoestring::model::{Kind, ModelConfig, Role, SessionError};
 use shoestring::quantize::requantize;
 use shoestring::reference::{Tensors, forward, zero_states};
 use shoestring::tokenizer::{EOS, Special};
 use small_model::{SMALL, convert, save_model};
+use std::sync::Arc;
 
 /// Sparse, dense, with one layer's residual projected, tied, and wider than a group of q4.
 fn configs() -> [ModelConfig; 4] {
@@ -153,7 +154,7 @@ fn integer_models_give_the_same_bits_on_every_kernel() {
 }
 
 #[test]
-fn reading_together_one_by_one_on_threads_or_in_a_batch_is_the_same() {
+fn reading_together_one_by_one_or_in_a_batch_is_the_same() {
     for config in configs() {
         for kind in Kind::ALL {
             let model = model(config, kind, Kernels::best());
@@ -168,10 +169,6 @@ fn reading_together_one_by_one_on_threads_or_in_a_batch_is_the_same() {
                     "{kind} {config:?} {chunk}"
                 );
             }
-            let mut threaded = model.session().on_threads(2);
-            threaded.feed_tokens(&tokens);
-            assert_eq!(last(threaded.logits()), last(&one_by_one), "{kind} {config:?} on threads");
-
             // Three texts: the first third of the tokens, the second and the third.
             let texts: Vec<_> = tokens.chunks(35).collect();
             let mut batch = model.batch(3);
@@ -194,17 +191,39 @@ fn reading_together_one_by_one_on_threads_or_in_a_batch_is_the_same() {
 
 #[test]
 fn a_long_text_is_read_on_all_threads_to_the_same_state() {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
     for config in configs() {
         for kind in Kind::ALL {
-            let model = model(config, kind, Kernels::best());
+            let model = model(config, kind, Kernels::best()).on_threads(Some(3));
             let tokens = tokens(&model, 700);
             let mut together = model.session();
-            pool.install(|| together.feed_tokens(&tokens));
+            together.feed_tokens(&tokens);
             let mut apart = model.session();
             tokens.chunks(50).for_each(|tokens| apart.feed_tokens(tokens));
             assert_eq!(together.state(), apart.state(), "{kind} {config:?}");
             assert_eq!(together.logits(), apart.logits(), "{kind} {config:?}");
+        }
+    }
+}
+
+#[test]
+fn a_token_of_a_large_model_is_run_on_all_threads_to_the_same_logits() {
+    for top_k in [5, 2] {
+        let config =
+            ModelConfig { embedding: 160, hidden: 250, layers: 2, experts: 5, top_k, tied: false, ..SMALL };
+        for kind in Kind::ALL {
+            let alone = model(config, kind, Kernels::best()).on_threads(Some(1));
+            let tokens = tokens(&alone, 20);
+            let expected = logits(&alone, &tokens, 1);
+            for threads in [2, 3, 7] {
+                let team = Arc::new(Team::new(move || threads));
+                let mut session = alone.session().on_team(team);
+                let mut got = Vec::new();
+                for &token in &tokens {
+                    session.feed_tokens(&[token]);
+                    got.extend_from_slice(session.logits());
+                }
+                assert_eq!(got, expected, "{kind}, top-{top_k}, {threads} threads");
+            }
         }
     }
 }

@@ -39,6 +39,7 @@ mod probe;
 pub mod quantized;
 mod simd;
 mod table;
+mod team;
 
 pub use kernels::{Kernels, UnknownKernel};
 pub use line::{
@@ -47,3 +48,4 @@ pub use line::{
     pack_panels, padded, panel_lines, unpack_panels,
 };
 pub use table::{AdamwStep, Epilogue, Table};
+pub use team::Team;

@@ -57,9 +57,9 @@ pub struct QuantizedCell<'a> {
 impl QuantizedRows {
     /// Room for `rows` rows of `depth` numbers, at least 1.
     pub(crate) fn resize(&mut self, rows: usize, depth: usize) {
-        self.codes.resize(rows * padded(depth), 0);
-        self.scales.resize(rows, 0.0);
-        self.sums.resize(rows * groups(depth), 0);
+        resize_apart(&mut self.codes, rows * padded(depth));
+        resize_apart(&mut self.scales, rows);
+        resize_apart(&mut self.sums, rows * groups(depth));
     }
 
     /// Codes, scales and sums, to be written.
@@ -84,6 +84,13 @@ impl QuantizedRows {
     pub fn last(&self) -> Quantized<'_> {
         Quantized { codes: &self.codes, scales: &self.scales, sums: &self.sums }
     }
+}
+
+/// Resizes a buffer that has a cache line more than is used, so that what different threads write never shares one.
+fn resize_apart<T: Clone + Default>(buffer: &mut Vec<T>, length: usize) {
+    let line = size_of::<CodeLine>() / size_of::<T>();
+    buffer.reserve((length + line).saturating_sub(buffer.len()));
+    buffer.resize(length, T::default());
 }
 
 /// Units of `depth` inputs.

@@ -10,8 +10,9 @@ use crate::tokenizer;
 use crate::train::{Dropout, Trainer, Update, default_recipe, initialise};
 use rayon::ThreadPoolBuildError;
 use serde::Serialize;
-use shoestring_kernels::{Kernels, Line};
+use shoestring_kernels::{Kernels, Line, Team};
 use std::hint::black_box;
+use std::sync::Arc;
 
 /// Time for a measurement of training, whose steps take long, as a multiple of that for others.
 const TRAINING_EFFORT: u32 = 8;
@@ -98,19 +99,17 @@ pub fn training(
     });
     let tokens_per_second = tokens.len() as f64 / seconds;
     // Forward, and backward to inputs and to weights.
-    let flops = 3 * 2 * multiply_adds(&DEFAULT_MODEL);
+    let flops = 3 * 2 * layout.multiply_adds(&DEFAULT_MODEL);
     let gflops = flops as f64 * tokens_per_second / 1e9;
     Ok(Training { threads, tokens_per_second, gflops, share: gflops / (threads as f64 * peaks.gflops) })
 }
 
 /// Tokens of `model`, its weights stored as `kind`, one after another on `threads` threads.
 pub fn decoding(model: &Model, kind: Kind, threads: usize, peaks: &Peaks, effort: Effort) -> Decoding {
-    if threads > 1 && rayon::current_thread_index().is_none() {
-        return rayon::scope(|_| decoding(model, kind, threads, peaks, effort));
-    }
     let stored = requantize(model, kind);
     let weights = Weights { config: model.config(), layout: &stored.layout, lines: &stored.lines };
-    let mut session = Session::new(weights, model.tokenizer(), model.kernels()).on_threads(threads);
+    let team = Arc::new(Team::new(move || threads));
+    let mut session = Session::new(weights, model.tokenizer(), model.kernels()).on_team(team);
     let mut sampler = Sampler::new(Sampling::default());
     let mut token = tokenizer::EOS;
     let mut write = |parts: [bool; 3]| {
@@ -132,11 +131,12 @@ pub fn decoding(model: &Model, kind: Kind, threads: usize, peaks: &Peaks, effort
     let (layers, with_head, all) =
         (seconds([true, false, false]), seconds([true, true, false]), seconds([true, true, true]));
     let prompt: Vec<u32> = (0..PROMPT_TOKENS as u32).map(|i| i % weights.config.vocabulary as u32).collect();
-    let mut session = session.on_threads(1);
-    let mut reading = |prompt: &[u32]| {
+    let reading = |prompt: &[u32], team: &Arc<Team>| {
+        let mut session = session.clone().on_team(Arc::clone(team));
         prompt.len() as f64 / effort.median_seconds(|| timed(|| session.feed_tokens(prompt)))
     };
-    let (short, long) = (reading(&prompt[..RUN_TOKENS]), reading(&prompt));
+    let short = reading(&prompt[..RUN_TOKENS], &Arc::new(Team::new(|| 1)));
+    let long = reading(&prompt, model.team());
     let bytes = bytes_read(&stored.layout, &weights.config);
     let (gb_per_s, level) = (bytes as f64 / all / 1e9, peaks.level_of(bytes));
     Decoding {
@@ -167,19 +167,6 @@ fn bytes_read(layout: &Layout, config: &ModelConfig) -> usize {
     layout.tensors.iter().map(used).sum()
 }
 
-/// Multiply-adds of a token's matrix products: one for each number in a matrix, but for those of experts that don't run.
-fn multiply_adds(config: &ModelConfig) -> usize {
-    let layout = Layout::new(config);
-    let used = |storage: Storage| match storage {
-        Storage::Rows { .. } => 0,
-        Storage::Panels { matrices, rows, columns } => {
-            let running = if matrices == config.experts { config.top_k } else { matrices };
-            running * rows * columns
-        }
-    };
-    layout.tensors.iter().map(|tensor| used(tensor.storage)).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,10 +174,11 @@ mod tests {
 
     #[test]
     fn a_token_of_the_default_model_takes_414_528_multiply_adds() {
-        assert_eq!(multiply_adds(&DEFAULT_MODEL), 414_528);
+        let multiply_adds = |config| Layout::new(&config).multiply_adds(&config);
+        assert_eq!(multiply_adds(DEFAULT_MODEL), 414_528);
         // Four of six experts' three matrices of two layers less.
         let sparse = ModelConfig { top_k: 2, ..DEFAULT_MODEL };
-        assert_eq!(multiply_adds(&sparse), 414_528 - 4 * 3 * 2 * 96 * 96);
+        assert_eq!(multiply_adds(sparse), 414_528 - 4 * 3 * 2 * 96 * 96);
     }
 
     #[test]

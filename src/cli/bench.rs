@@ -1,11 +1,12 @@
 //! `shoestring bench`
 
-use super::{Globals, KernelSource, cores, memory};
+use super::{Globals, KernelSource, memory};
 use crate::bench::{
     Decoding, Effort, Machine, Measured, Memory, Peaks, Training, decoding, shapes, training,
 };
 use crate::bundled;
 use crate::checkpoint::Checkpoint;
+use crate::cores;
 use crate::model::{Kind, Model, ModelConfig};
 use anyhow::{Context, Result};
 use clap::Args;

@@ -37,6 +37,9 @@ pub struct GenerateArgs {
     /// Print one JSON object with the text, token counts and timings
     #[arg(long)]
     json: bool,
+    /// Threads for long texts and large models [default: one a physical core]
+    #[arg(long, value_name = "N", value_parser = super::train::threads)]
+    threads: Option<usize>,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
@@ -52,7 +55,7 @@ struct Report<'a> {
 }
 
 pub fn run(args: &GenerateArgs, globals: Globals) -> Result<ExitCode> {
-    let model = open_model(args.checkpoint.as_deref(), globals)?;
+    let model = open_model(args.checkpoint.as_deref(), globals)?.on_threads(args.threads);
     let prompt = match &args.prompt {
         Some(prompt) => prompt.clone(),
         None if stdin().is_terminal() => String::new(),

@@ -293,14 +293,9 @@ fn open_model(path: Option<&Path>, globals: Globals) -> Result<Model> {
     Ok(Model::new(checkpoint, globals.kernels))
 }
 
-/// Physical cores this process may use, as its affinity and its control group allow.
-fn cores() -> usize {
-    num_cpus::get_physical().min(num_cpus::get())
-}
-
 /// A pool of `threads` threads, by default one a core.
 fn thread_pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
-    let threads = threads.unwrap_or_else(cores);
+    let threads = threads.unwrap_or_else(crate::cores);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("cannot start threads")
 }
 

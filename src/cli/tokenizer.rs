@@ -58,7 +58,7 @@ struct TrainArgs {
     #[arg(long, short, value_name = "FILE", default_value = "tokenizer.json")]
     out: PathBuf,
     /// Threads to use; the result does not depend on it
-    #[arg(long, value_name = "N", default_value_t = super::cores(), value_parser = super::train::threads)]
+    #[arg(long, value_name = "N", default_value_t = crate::cores(), value_parser = super::train::threads)]
     threads: usize,
 }
 

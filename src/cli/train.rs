@@ -2,9 +2,10 @@
 
 use super::arguments::{below_one, duration, float, minutes, positive, seed, whole};
 use super::progress::{Display, Plan, Reading};
-use super::{CHECKPOINTS, Globals, INTERRUPTED, UsageError, chat, cores, memory, name_paths, signals, tell};
+use super::{CHECKPOINTS, Globals, INTERRUPTED, UsageError, chat, memory, name_paths, signals, tell};
 use crate::bundled;
 use crate::checkpoint::{Checkpoint, CheckpointError, Recipe, RunLength};
+use crate::cores;
 use crate::model::{Layout, ModelConfig};
 use crate::text::{Text, TextError};
 use crate::tokenizer::{MINIMUM_VOCABULARY, Pieces, Tokenizer, Trainer};

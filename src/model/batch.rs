@@ -1,7 +1,8 @@
 //! Several texts through one model, each weight read once for all of them.
 
 use super::{Decoder, Weights};
-use shoestring_kernels::{Kernels, padded};
+use shoestring_kernels::{Kernels, Team, padded};
+use std::sync::Arc;
 
 /// The states of several texts that are written or read in step.
 ///
@@ -22,6 +23,12 @@ impl<'m> Batch<'m> {
             logits: vec![0.0; texts * padded(weights.config.vocabulary)],
             decoder,
         }
+    }
+
+    /// The same texts, to be run on `team` where the model is large enough, or there are many.
+    pub fn on_team(mut self, team: Arc<Team>) -> Self {
+        self.decoder = self.decoder.on_team(team);
+        self
     }
 
     /// Reads the next token of every text.

@@ -4,18 +4,17 @@
 //! the state is one matrix product for all of them, so a weight is read once for many tokens; only the recurrent
 //! product takes the steps one by one. A single token, as when a text is generated, is the same with one row.
 //!
-//! Long texts are read on several threads: rows are independent but for the experts' states, and the states of one
-//! expert are independent of those of another. How the work is split changes no result.
+//! Long texts and tokens of large models are run on several threads: rows are independent but for the experts' states,
+//! and the states of one expert are independent of those of another. How the work is split changes no result.
 
-use super::experts::{Experts, Room};
+use super::experts::{Experts, Room, floats};
 use super::panels::{Activations, Panels};
 use super::{LayerLayout, ModelConfig, Storage, Weights, router::route};
-use rayon::prelude::*;
 use shoestring_kernels::quantized::QuantizedRows;
-use shoestring_kernels::{Epilogue, Kernels, Line, PANEL_ROWS, pack_panels, padded, panel_lines};
+use shoestring_kernels::{Epilogue, Kernels, Line, PANEL_ROWS, Team, pack_panels, padded, panel_lines};
 use std::borrow::Cow;
-use std::error::Error;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Rows of a block at most, unless there are more texts than that: their buffers stay in the first-level cache.
 pub const CHUNK: usize = 32;
@@ -26,6 +25,10 @@ const BLOCKS: usize = 8;
 /// Tokens that are worth starting threads for.
 const LONG: usize = 512;
 
+/// Multiply-adds of a token that are worth sharing: some 15 µs of int8 products, of which threads that wait for each other
+/// three times cost one.
+const LARGE: usize = 1 << 20;
+
 /// A model and the buffers to run it over `batch` texts side by side.
 #[derive(Clone)]
 pub struct Decoder<'m> {
@@ -34,11 +37,12 @@ pub struct Decoder<'m> {
     layers: Vec<LayerPanels<'m>>,
     head: Panels<'m>,
     batch: usize,
-    threads: usize,
+    team: Arc<Team>,
+    is_large: bool,        // whether a single token is worth several threads
     blocks: Vec<Block>,    // of the tokens last read together
     current: usize,        // the block that `each` is called for
-    hidden: Vec<f32>,      // [E, M, Hp] states after each step, M the rows of all blocks
-    rooms: Vec<Room>,      // [threads]
+    hidden: Vec<Line>,     // [E, M, Hp] states after each step, M the rows of all blocks
+    rooms: Vec<Room>,      // [threads], no more than experts
     logits: QuantizedRows, // [M, H] what the head multiplies with
 }
 
@@ -72,8 +76,7 @@ pub(super) struct LayerPanels<'m> {
 }
 
 impl<'m> Decoder<'m> {
-    /// A decoder of `batch` texts, at least one, that runs on the thread that calls it, or on all of the current rayon
-    /// pool while it reads a long text. No number of threads changes what any text becomes.
+    /// A decoder of `batch` texts, at least one, that runs on the thread that calls it.
     pub fn new(weights: Weights<'m>, kernels: &'static Kernels, batch: usize) -> Self {
         let (layout, config) = (weights.layout, weights.config);
         let layers = layout.layers.iter().enumerate();
@@ -83,7 +86,8 @@ impl<'m> Decoder<'m> {
             head: weights.panels(&layout.head),
             weights,
             batch,
-            threads: 1,
+            team: Arc::new(Team::new(|| 1)),
+            is_large: layout.multiply_adds(&config) >= LARGE,
             blocks: Vec::new(),
             current: 0,
             hidden: Vec::new(),
@@ -92,9 +96,11 @@ impl<'m> Decoder<'m> {
         }
     }
 
-    /// Runs on up to `threads` threads of the current rayon pool from now on.
-    pub fn set_threads(&mut self, threads: usize) {
-        self.threads = threads.max(1);
+    /// The same decoder, to run on `team` where the model or the text is large enough. No number of threads changes what
+    /// any text becomes.
+    pub fn on_team(mut self, team: Arc<Team>) -> Self {
+        self.team = team;
+        self
     }
 
     /// Floats in the state of the texts, `[L, E, B, Hp]`.
@@ -123,36 +129,16 @@ impl<'m> Decoder<'m> {
     ///
     /// # Panics
     /// If a token is not below the vocabulary's size, the tokens are not whole steps, or the state has another length.
-    pub fn read(
-        &mut self,
-        tokens: &[u32],
-        state: &mut [f32],
-        each: impl FnMut(&mut Self, Range<usize>) + Send,
-    ) {
+    pub fn read(&mut self, tokens: &[u32], state: &mut [f32], mut each: impl FnMut(&mut Self, Range<usize>)) {
         assert!(tokens.len().is_multiple_of(self.batch), "tokens must be whole steps of {}", self.batch);
         assert_eq!(state.len(), self.state_length(), "the state does not fit the model");
-        let threads = if tokens.len() < LONG { self.threads } else { self.threads.max(pool_threads()) };
-        if threads == 1 {
-            self.read_on(1, tokens, state, each);
-        } else {
-            // A thread of the pool hands on work faster than one that is not.
-            rayon::scope(|_| self.read_on(threads, tokens, state, each));
-        }
-    }
-
-    fn read_on(
-        &mut self,
-        threads: usize,
-        tokens: &[u32],
-        state: &mut [f32],
-        mut each: impl FnMut(&mut Self, Range<usize>),
-    ) {
+        let threads = if self.is_large || tokens.len() >= LONG { self.team.threads() } else { 1 };
         let block = (CHUNK / self.batch).max(1) * self.batch;
         let together = if threads == 1 { 1 } else { BLOCKS };
         let mut first = 0;
         for tokens in tokens.chunks(together * block) {
             self.make_room(tokens.len(), block, threads);
-            self.run(tokens, state, threads);
+            self.run(tokens, state);
             for index in 0..self.blocks.len() {
                 self.current = index;
                 let length = self.blocks[index].length;
@@ -174,7 +160,8 @@ impl<'m> Decoder<'m> {
     pub fn all_logits(&mut self, logits: &mut [f32]) {
         let block = &self.blocks[self.current];
         let outputs = &block.rows[..block.sum.len()];
-        head(self.weights, self.kernels, self.head, &mut self.logits, outputs, logits, self.threads);
+        let team = self.is_large.then_some(&*self.team);
+        head(self.weights, self.kernels, self.head, &mut self.logits, outputs, logits, team);
     }
 
     /// The logits `[B, Vp]` of rows `output` `[B, Hp]` of the last layer's outputs.
@@ -182,7 +169,8 @@ impl<'m> Decoder<'m> {
     /// # Panics
     /// If a length does not fit the other.
     pub fn logits(&mut self, output: &[f32], logits: &mut [f32]) {
-        head(self.weights, self.kernels, self.head, &mut self.logits, output, logits, self.threads);
+        let team = self.is_large.then_some(&*self.team);
+        head(self.weights, self.kernels, self.head, &mut self.logits, output, logits, team);
     }
 
     fn make_room(&mut self, rows: usize, block: usize, threads: usize) {
@@ -192,17 +180,16 @@ impl<'m> Decoder<'m> {
             of.start = index * block;
             of.make_room(&config, block.min(rows - of.start));
         }
-        self.hidden.resize(config.experts * rows * padded(config.hidden), 0.0);
         self.rooms.resize_with(threads.min(config.experts), Room::default);
     }
 
     /// Runs the tokens of all blocks through all layers.
-    fn run(&mut self, tokens: &[u32], state: &mut [f32], threads: usize) {
-        let Decoder { weights, kernels, layers, blocks, hidden, rooms, batch, .. } = self;
+    fn run(&mut self, tokens: &[u32], state: &mut [f32]) {
+        let Decoder { weights, kernels, layers, blocks, hidden, rooms, batch, team, .. } = self;
         let (weights, kernels, config) = (*weights, *kernels, weights.config);
         let (rows, width) = (tokens.len(), padded(config.hidden));
-        let parallel_blocks = threads > 1 && blocks.len() > 1;
-        for_each(parallel_blocks, blocks.iter_mut(), |block| {
+        let hidden = floats(hidden, config.experts * rows * width);
+        team.for_each(blocks, |block| {
             block.embed(weights, kernels, &tokens[block.start..][..block.length]);
             block.enter(weights, kernels, &layers[0]);
         });
@@ -210,15 +197,20 @@ impl<'m> Decoder<'m> {
         for (index, state) in state.chunks_exact_mut(layer_state).enumerate() {
             let layer = &layers[index];
             let experts = Experts { kernels, layer, config, batch: *batch, rows };
-            // Every task has some of the experts, a slice of each buffer.
-            let each = config.experts.div_ceil(rooms.len());
-            let tasks = hidden.chunks_mut(each * rows * width).zip(state.chunks_mut(each * *batch * width));
-            let tasks = tasks.zip(rooms.iter_mut()).enumerate();
-            for_each(threads > 1, tasks, |(task, ((hidden, state), room))| {
-                let first = task * each;
-                experts.run(first..config.experts.min(first + each), blocks, hidden, state, room);
-            });
-            for_each(parallel_blocks, blocks.iter_mut(), |block| {
+            if let [room] = &mut rooms[..] {
+                experts.run(0..config.experts, blocks, hidden, state, room);
+            } else {
+                // Every task has some of the experts, a slice of each buffer.
+                let each = config.experts.div_ceil(rooms.len());
+                let parts =
+                    hidden.chunks_mut(each * rows * width).zip(state.chunks_mut(each * *batch * width));
+                let mut tasks: Vec<_> = parts.zip(rooms.iter_mut()).enumerate().collect();
+                team.for_each(&mut tasks, |(task, ((hidden, state), room))| {
+                    let first = *task * each;
+                    experts.run(first..config.experts.min(first + each), blocks, hidden, state, room);
+                });
+            }
+            team.for_each(blocks, |block| {
                 block.leave(weights, kernels, layer, hidden, rows);
                 if let Some(next) = layers.get(index + 1) {
                     block.enter(weights, kernels, next);
@@ -299,28 +291,6 @@ impl Block {
     }
 }
 
-/// Calls `run` with every item, in order, or at the same time on the threads of the current pool.
-fn for_each<T: Send>(parallel: bool, items: impl Iterator<Item = T>, run: impl Fn(T) + Send + Sync) {
-    if parallel {
-        items.collect::<Vec<_>>().into_par_iter().for_each(run);
-    } else {
-        items.for_each(run);
-    }
-}
-
-/// Threads of the current rayon pool; the global one is started if need be. 1 where the system starts none.
-fn pool_threads() -> usize {
-    if rayon::current_thread_index().is_some() {
-        return rayon::current_num_threads();
-    }
-    let started = match rayon::ThreadPoolBuilder::new().build_global() {
-        Ok(()) => true,
-        // An error without a source says that there is a pool.
-        Err(error) => error.source().is_none(),
-    };
-    if started { rayon::current_num_threads() } else { 1 }
-}
-
 impl<'m> LayerPanels<'m> {
     fn new(weights: Weights<'m>, layer: &LayerLayout, input_width: usize) -> Self {
         let residual = layer.residual.as_ref();
@@ -346,18 +316,19 @@ fn head(
     room: &mut QuantizedRows,
     outputs: &[f32],    // [M, Hp]
     logits: &mut [f32], // [M, Vp]
-    threads: usize,
+    team: Option<&Team>,
 ) {
     let bias = weights.get(&weights.layout.head_bias); // [panels]
     let x = activations(weights.layout.kind.is_integer(), room, kernels, outputs, weights.config.hidden);
     // Only the outputs of a single row lie side by side, so that threads can have some each.
-    if threads == 1 || logits.len() > bias.len() * PANEL_ROWS {
+    let team = team.filter(|team| team.threads() > 1 && logits.len() == bias.len() * PANEL_ROWS);
+    let Some(team) = team else {
         return head.multiply(kernels, logits, x, Epilogue::Bias(bias));
-    }
-    let each = bias.len().div_ceil(threads);
+    };
+    let each = bias.len().div_ceil(team.threads());
     let parts = logits.chunks_mut(each * PANEL_ROWS).zip(bias.chunks(each)).enumerate();
-    for_each(true, parts, |(part, (logits, bias))| {
-        let panels = head.slice(part * each..part * each + bias.len());
+    team.for_each(&mut parts.collect::<Vec<_>>(), |(part, (logits, bias))| {
+        let panels = head.slice(*part * each..*part * each + bias.len());
         panels.multiply(kernels, logits, x, Epilogue::Bias(bias));
     });
 }

@@ -4,7 +4,7 @@ use super::ModelConfig;
 use super::decoder::{Block, LayerPanels, activations};
 use super::panels::{Activations, Panels};
 use shoestring_kernels::quantized::{QuantizedCell, QuantizedRows};
-use shoestring_kernels::{Epilogue, Kernels, PANEL_ROWS, padded};
+use shoestring_kernels::{Epilogue, Kernels, Line, PANEL_ROWS, as_floats_mut, padded};
 use std::ops::Range;
 
 /// Experts whose steps are taken by turns, so that one works while the other waits for its results. The recurrent
@@ -20,10 +20,11 @@ pub(super) struct Experts<'a> {
     pub(super) rows: usize, // M
 }
 
-/// Working memory of one thread.
+/// Working memory of one thread, on cache lines of its own.
 #[derive(Clone, Default)]
+#[repr(align(128))]
 pub(super) struct Room {
-    update: Vec<f32>, // [INTERLEAVED, m, Hp] update gates over a block, or [n, Hp] of a row
+    update: Vec<Line>, // [INTERLEAVED, m, Hp] update gates over a block, or [n, Hp] of a row
     states: [QuantizedRows; INTERLEAVED], // [B, H], or [n, H] of a row
 }
 
@@ -70,9 +71,10 @@ impl Experts<'_> {
         state: &mut [f32],  // [n, Hp]
         room: &mut Room,
     ) {
-        room.update.resize(hidden.len(), 0.0);
-        self.input_products(experts.clone(), self.input(block), &mut room.update, hidden);
-        self.step(experts, state, &room.update, hidden, &mut room.states[0]);
+        let Room { update, states } = room;
+        let update = floats(update, hidden.len());
+        self.input_products(experts.clone(), self.input(block), update, hidden);
+        self.step(experts, state, update, hidden, &mut states[0]);
     }
 
     /// Every row of a block, for the experts from `first` on that `buffers` are of: `[m, Hp]` states after each step and
@@ -85,8 +87,8 @@ impl Experts<'_> {
         room: &mut Room,
     ) {
         let (x, width) = (self.input(block), padded(self.config.hidden));
-        room.update.resize(INTERLEAVED * block.length * width, 0.0);
-        let rooms = room.update.chunks_exact_mut(block.length * width).zip(&mut room.states);
+        let update = floats(&mut room.update, INTERLEAVED * block.length * width);
+        let rooms = update.chunks_exact_mut(block.length * width).zip(&mut room.states);
         let mut cells = Vec::with_capacity(INTERLEAVED);
         for (expert, ((steps, state), (update, room))) in (first..).zip(buffers.zip(rooms)) {
             self.input_products(expert..expert + 1, x, update, steps);
@@ -115,13 +117,14 @@ impl Experts<'_> {
         room: &mut Room,
     ) {
         let (x, width) = (self.input(block), padded(self.config.hidden));
-        room.update.resize(width, 0.0);
+        let Room { update, states } = room;
+        let update = floats(update, width);
         for (row, hidden) in hidden.chunks_exact_mut(width).enumerate() {
             let state = &mut state[(block.start + row) % self.batch * width..][..width];
             if block.active[row * self.config.experts + expert] {
                 let x = x.rows(row..row + 1, self.layer.input_width);
-                self.input_products(expert..expert + 1, x, &mut room.update, hidden);
-                self.step(expert..expert + 1, state, &room.update, hidden, &mut room.states[0]);
+                self.input_products(expert..expert + 1, x, update, hidden);
+                self.step(expert..expert + 1, state, update, hidden, &mut states[0]);
             } else {
                 hidden.copy_from_slice(state);
             }
@@ -176,4 +179,10 @@ impl Experts<'_> {
     fn is_integer(&self) -> bool {
         self.layer.recurrent.as_q8().is_some()
     }
+}
+
+/// `length` floats, whole lines.
+pub(super) fn floats(lines: &mut Vec<Line>, length: usize) -> &mut [f32] {
+    lines.resize(length / PANEL_ROWS, Line::default());
+    as_floats_mut(lines)
 }

@@ -23,10 +23,12 @@ pub use saved_session::{SessionError, is_saved_session};
 pub use session::{Session, Snapshot};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::cores;
 use crate::tokenizer::TokenizerView;
-use shoestring_kernels::{Kernels, Line};
+use shoestring_kernels::{Kernels, Line, Team};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A model ready to run: a mapped checkpoint and the kernels that will read it.
 ///
@@ -45,6 +47,7 @@ pub struct Model {
     checkpoint: Checkpoint,
     layout: Layout,
     kernels: &'static Kernels,
+    team: Arc<Team>,
 }
 
 impl Model {
@@ -56,10 +59,16 @@ impl Model {
         Ok(Model::new(Checkpoint::open(path.as_ref())?, Kernels::best()))
     }
 
-    /// A model from an opened checkpoint, run by `kernels`.
+    /// A model from an opened checkpoint, run by `kernels`, on one thread a physical core where it is worth it.
     pub fn new(checkpoint: Checkpoint, kernels: &'static Kernels) -> Self {
         let layout = Layout::of_kind(&checkpoint.config(), checkpoint.kind());
-        Model { checkpoint, layout, kernels }
+        Model { checkpoint, layout, kernels, team: Arc::new(Team::new(cores)) }
+    }
+
+    /// The same model, run on up to `threads` threads, or one a physical core. Their number does not change any result.
+    pub fn on_threads(mut self, threads: Option<usize>) -> Self {
+        self.team = Arc::new(Team::new(move || threads.unwrap_or_else(cores)));
+        self
     }
 
     /// The sizes and options of the model.
@@ -87,15 +96,20 @@ impl Model {
         self.kernels
     }
 
+    /// The threads that its sessions share, started when a large model or a long text first needs them.
+    pub fn team(&self) -> &Arc<Team> {
+        &self.team
+    }
+
     /// A new conversation or text: state zero, nothing read.
     pub fn session(&self) -> Session<'_> {
-        let decoder = Decoder::new(self.weights(), self.kernels, 1);
+        let decoder = Decoder::new(self.weights(), self.kernels, 1).on_team(Arc::clone(&self.team));
         Session::with_decoder(decoder, self.tokenizer(), self.checkpoint.checksum())
     }
 
     /// Several new texts side by side, at least one.
     pub fn batch(&self, texts: usize) -> Batch<'_> {
-        Batch::new(self.weights(), self.kernels, texts)
+        Batch::new(self.weights(), self.kernels, texts).on_team(Arc::clone(&self.team))
     }
 }
 

@@ -192,6 +192,19 @@ impl Layout {
         self.tensors.iter().map(Tensor::elements).sum()
     }
 
+    /// Multiply-adds of a token's matrix products in a model of configuration `config`: one for each number in a matrix, but
+    /// for those of experts that don't run.
+    pub fn multiply_adds(&self, config: &ModelConfig) -> usize {
+        let used = |storage: Storage| match storage {
+            Storage::Rows { .. } => 0,
+            Storage::Panels { matrices, rows, columns } => {
+                let running = if matrices == config.experts { config.top_k } else { matrices };
+                running * rows * columns
+            }
+        };
+        self.tensors.iter().map(|tensor| used(tensor.storage)).sum()
+    }
+
     /// The tensor that begins where `lines` does.
     ///
     /// # Panics

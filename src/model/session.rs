@@ -4,7 +4,8 @@ use super::saved_session::{self, SessionError};
 use super::{Decoder, Weights};
 use crate::sample::Sampler;
 use crate::tokenizer::{Special, TokenizerView};
-use shoestring_kernels::{Kernels, padded};
+use shoestring_kernels::{Kernels, Team, padded};
+use std::sync::Arc;
 
 /// The state of one text or conversation, and the buffers to go on with it.
 ///
@@ -33,12 +34,10 @@ impl<'m> Session<'m> {
         Session::with_decoder(Decoder::new(weights, kernels, 1), tokenizer, 0)
     }
 
-    /// The same session, to run on up to `threads` threads of the current rayon pool; worth it where a token takes
-    /// more than some fifty microseconds, and only if the session is used by a thread of that pool, as within
-    /// `rayon::scope`: from another one every token is handed over and back. The number of threads does not change any
-    /// result.
-    pub fn on_threads(mut self, threads: usize) -> Self {
-        self.decoder.set_threads(threads);
+    /// The same session, to run on `team` where the model or a text that it reads is large enough. The number of threads
+    /// does not change any result.
+    pub fn on_team(mut self, team: Arc<Team>) -> Self {
+        self.decoder = self.decoder.on_team(team);
         self
     }
 

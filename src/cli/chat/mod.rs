@@ -49,12 +49,15 @@ pub struct ChatArgs {
     /// After each reply, say how many tokens it has and how fast they came
     #[arg(long)]
     stats: bool,
+    /// Threads for long texts and large models [default: one a physical core]
+    #[arg(long, value_name = "N", value_parser = crate::cli::train::threads)]
+    threads: Option<usize>,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
 
 pub fn run(args: &ChatArgs, globals: Globals) -> Result<ExitCode> {
-    let model = open_model(args.checkpoint.as_deref(), globals)?;
+    let model = open_model(args.checkpoint.as_deref(), globals)?.on_threads(args.threads);
     let limits = Limits { max_tokens: args.max_response, stop: args.stop.clone(), ..Limits::default() };
     let mut chat = Chat::new(&model, args.sampling.sampling(CHAT_TEMPERATURE), limits, globals);
     chat.show_stats = args.stats;
