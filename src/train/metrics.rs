@@ -38,7 +38,8 @@ struct Entry {
     epoch: u32,
     tokens: u64,
     seconds: f64,
-    tokens_per_second: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens_per_second: Option<f64>,
     loss: f64,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     text_loss: Option<TextLossEntry>,
@@ -145,7 +146,7 @@ impl Metrics {
             epoch: record.epoch,
             tokens: record.tokens,
             seconds: record.seconds,
-            tokens_per_second: tokens as f64 / seconds,
+            tokens_per_second: (self.steps > 0).then(|| tokens as f64 / seconds),
             loss,
             text_loss: (self.steps > 0).then(|| TextLossEntry {
                 train_nats_per_char: loss / self.text.chars_per_token,
