@@ -5,6 +5,8 @@ use super::{INTERRUPTED, tell};
 use anyhow::{Context, Result};
 #[cfg(unix)]
 use nix::sys::signal::{SigSet, Signal};
+#[cfg(unix)]
+use signal_hook::{consts, iterator::Signals};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,9 +19,25 @@ static ACTION: Mutex<Option<Action>> = Mutex::new(None);
 pub fn handle(action: impl FnMut() + Send + 'static) -> Result<()> {
     let earlier = ACTION.lock().unwrap_or_else(PoisonError::into_inner).replace(Box::new(action));
     if earlier.is_none() {
-        ctrlc::set_handler(run).context("cannot handle signals")?;
+        install().context("cannot handle signals")?;
     }
     Ok(())
+}
+
+#[cfg(unix)]
+fn install() -> std::io::Result<()> {
+    let mut signals = Signals::new([consts::SIGINT, consts::SIGTERM, consts::SIGHUP])?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for _ in &mut signals {
+            run();
+        }
+    })?;
+    Ok(())
+}
+
+#[cfg(windows)]
+fn install() -> Result<(), ctrlc::Error> {
+    ctrlc::set_handler(run)
 }
 
 fn run() {
