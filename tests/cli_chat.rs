@@ -61,7 +61,7 @@ fn a_wrong_command_ends_a_script_and_names_its_line() {
     let workspace = workspace();
     for (line, parts) in [
         ("/temprature 1", &["line 2", "/temprature", "/temperature"][..]),
-        ("/temperature 1e9", &["line 2", "/temperature", "from 0 to 100", "1e9"]),
+        ("/temperature 1e9", &["line 2", "/temperature", "between 0 and 100", "1e9"]),
         ("/top-k many", &["line 2", "/top-k", "many"]),
         ("/shrug", &["line 2", "/shrug", "//"]),
         ("/save absent/kept", &["line 2", "absent/kept"]),

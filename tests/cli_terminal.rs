@@ -201,14 +201,14 @@ fn every_command_does_what_it_says() {
     remembers(&mut terminal, &setup, &expected);
 
     for (line, part) in [
-        ("/temperature 101", "from 0 to 100"),
-        ("/temperature warm", "from 0 to 100"),
-        ("/top-k -1", "from 0"),
-        ("/top-p 1.5", "from 0 to 1"),
-        ("/min-p NaN", "from 0 to 1"),
+        ("/temperature 101", "between 0 and 100"),
+        ("/temperature warm", "between 0 and 100"),
+        ("/top-k -1", "between 0 and 18446744073709551615"),
+        ("/top-p 1.5", "between 0 and 1"),
+        ("/min-p NaN", "between 0 and 1"),
         ("/repetition-penalty 0", "above 0"),
-        ("/seed x", "from 0 to 18446744073709551615"),
-        ("/max-response 1.5", "from 0"),
+        ("/seed x", "between 0 and 18446744073709551615"),
+        ("/max-response 1.5", "between 0 and 1000000000"),
         ("/temprature 1", "did you mean /temperature?"),
         ("/etc", "with //"),
         ("/save", "the name of a file"),

@@ -1,9 +1,9 @@
 //! What a user can type besides messages.
 
-use super::super::arguments::{float, positive};
+use super::super::arguments::{float, positive, seed, tokens, whole};
 use crate::chat::Conversation;
 use crate::sample::Sampling;
-use anyhow::{Result, bail};
+use anyhow::bail;
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -36,10 +36,9 @@ pub struct Setting {
     pub name: &'static str,
     argument: &'static str,
     about: &'static str,
-    range: &'static str,
     get: fn(&Conversation<'_>) -> String,
-    /// None if the value is not in the range.
-    set: fn(&mut Conversation<'_>, &str) -> Option<()>,
+    /// An error says what the value must be.
+    set: fn(&mut Conversation<'_>, &str) -> Result<(), String>,
 }
 
 impl std::fmt::Debug for Setting {
@@ -71,10 +70,9 @@ static SETTINGS: [Setting; 7] = [
         name: "temperature",
         argument: "X",
         about: "how freely to choose; 0 takes the likeliest token",
-        range: "a number from 0 to 100",
         get: |conversation| conversation.sampling().temperature.to_string(),
         set: |conversation, value| {
-            let temperature = float::<0, 100>(value).ok()?;
+            let temperature = float::<0, 100>(value)?;
             sample(conversation, |sampling| sampling.temperature = temperature)
         },
     },
@@ -82,10 +80,9 @@ static SETTINGS: [Setting; 7] = [
         name: "top-k",
         argument: "N",
         about: "choose among the N likeliest tokens; 0 is off",
-        range: "a whole number from 0",
         get: |conversation| conversation.sampling().top_k.to_string(),
         set: |conversation, value| {
-            let top_k = value.parse().ok()?;
+            let top_k = whole::<usize, 0, { usize::MAX as u64 }>(value)?;
             sample(conversation, |sampling| sampling.top_k = top_k)
         },
     },
@@ -93,10 +90,9 @@ static SETTINGS: [Setting; 7] = [
         name: "top-p",
         argument: "P",
         about: "choose among the likeliest, together of probability P; 1 is off",
-        range: "a number from 0 to 1",
         get: |conversation| conversation.sampling().top_p.to_string(),
         set: |conversation, value| {
-            let top_p = float::<0, 1>(value).ok()?;
+            let top_p = float::<0, 1>(value)?;
             sample(conversation, |sampling| sampling.top_p = top_p)
         },
     },
@@ -104,10 +100,9 @@ static SETTINGS: [Setting; 7] = [
         name: "min-p",
         argument: "P",
         about: "choose among those P times as likely as the likeliest; 0 is off",
-        range: "a number from 0 to 1",
         get: |conversation| conversation.sampling().min_p.to_string(),
         set: |conversation, value| {
-            let min_p = float::<0, 1>(value).ok()?;
+            let min_p = float::<0, 1>(value)?;
             sample(conversation, |sampling| sampling.min_p = min_p)
         },
     },
@@ -115,10 +110,9 @@ static SETTINGS: [Setting; 7] = [
         name: "repetition-penalty",
         argument: "X",
         about: "make recent tokens less likely; 1 is off",
-        range: "a number above 0",
         get: |conversation| conversation.sampling().repetition_penalty.to_string(),
         set: |conversation, value| {
-            let penalty = positive(value).ok()?;
+            let penalty = positive(value)?;
             sample(conversation, |sampling| sampling.repetition_penalty = penalty)
         },
     },
@@ -126,42 +120,40 @@ static SETTINGS: [Setting; 7] = [
         name: "seed",
         argument: "N",
         about: "begin the random choices anew",
-        range: "a whole number from 0 to 18446744073709551615",
         get: |conversation| conversation.sampling().seed.to_string(),
-        set: |conversation, value| value.parse().ok().map(|seed| conversation.reseed(seed)),
+        set: |conversation, value| seed(value).map(|seed| conversation.reseed(seed)),
     },
     Setting {
         name: "max-response",
         argument: "N",
         about: "tokens of a reply at most",
-        range: "a whole number from 0",
         get: |conversation| conversation.max_tokens().to_string(),
-        set: |conversation, value| value.parse().ok().map(|tokens| conversation.set_max_tokens(tokens)),
+        set: |conversation, value| tokens(value).map(|tokens| conversation.set_max_tokens(tokens)),
     },
 ];
 
-fn sample(conversation: &mut Conversation<'_>, change: impl FnOnce(&mut Sampling)) -> Option<()> {
+fn sample(conversation: &mut Conversation<'_>, change: impl FnOnce(&mut Sampling)) -> Result<(), String> {
     let mut sampling = conversation.sampling();
     change(&mut sampling);
     conversation.set_sampling(sampling);
-    Some(())
+    Ok(())
 }
 
 impl Setting {
     /// Sets it to `value`, if there is one, and says what it is.
-    pub fn apply(&self, conversation: &mut Conversation<'_>, value: Option<&str>) -> Result<String> {
-        let Setting { name, range, .. } = self;
+    pub fn apply(&self, conversation: &mut Conversation<'_>, value: Option<&str>) -> anyhow::Result<String> {
+        let Setting { name, .. } = self;
         if let Some(value) = value
-            && (self.set)(conversation, value).is_none()
+            && let Err(needed) = (self.set)(conversation, value)
         {
-            bail!("/{name} takes {range}, not `{value}`");
+            bail!("/{name} can't be `{value}`: {needed}");
         }
         Ok(format!("{name} is {}", (self.get)(conversation)))
     }
 }
 
 /// Tells commands from messages. Only a single line can be a command.
-pub fn parse(entered: &str) -> Result<Input<'_>> {
+pub fn parse(entered: &str) -> anyhow::Result<Input<'_>> {
     let text = entered.trim();
     if text.is_empty() {
         return Ok(Input::Nothing);
@@ -176,7 +168,7 @@ pub fn parse(entered: &str) -> Result<Input<'_>> {
     }
 }
 
-fn parse_command(text: &str) -> Result<Command<'_>> {
+fn parse_command(text: &str) -> anyhow::Result<Command<'_>> {
     let (name, argument) = match text.split_once(char::is_whitespace) {
         Some((name, argument)) => (name, Some(argument.trim())),
         None => (text, None),
