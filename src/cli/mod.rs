@@ -283,7 +283,9 @@ fn open_model(path: Option<&Path>, globals: Globals) -> Result<Model> {
         })? {
             Some(path) => {
                 if !globals.quiet {
-                    tell!("Using {} (choose another with --checkpoint).", path.display());
+                    let best = Path::new(CHECKPOINTS).join("best.shoe");
+                    let better = if path != best && best.exists() { ", such as best.shoe" } else { "" };
+                    tell!("Using {} (choose another{better} with --checkpoint).", path.display());
                 }
                 Checkpoint::open(&path)?
             }
