@@ -2,6 +2,7 @@
 
 use super::CheckpointError;
 use crate::model::Kind;
+use std::io::{self, Write};
 use std::path::Path;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -20,18 +21,6 @@ pub struct Header {
 }
 
 impl Header {
-    /// The header's bytes for an archive.
-    pub fn encode(kind: Kind, archive: &[u8]) -> [u8; HEADER_LENGTH] {
-        let mut header = [0; HEADER_LENGTH];
-        header[..8].copy_from_slice(&MAGIC);
-        header[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-        header[12..16].copy_from_slice(&(kind as u32).to_le_bytes());
-        header[16..24].copy_from_slice(&(archive.len() as u64).to_le_bytes());
-        let checksum = checksum(&header, archive);
-        header[24..32].copy_from_slice(&checksum.to_le_bytes());
-        header
-    }
-
     /// Reads the header of `file`, the whole file's bytes, and compares its length with the file's.
     pub fn parse(file: &[u8], path: &Path) -> Result<Self, CheckpointError> {
         let path = || path.to_owned();
@@ -89,6 +78,43 @@ pub fn reseal(file: &mut [u8]) {
     header[24..32].fill(0);
     let checksum = checksum(header, archive);
     header[24..32].copy_from_slice(&checksum.to_le_bytes());
+}
+
+/// The checksum of a file whose archive is written here piece by piece.
+pub struct Checksum {
+    header: [u8; HEADER_LENGTH],
+    hasher: Xxh3,
+}
+
+impl Checksum {
+    /// Of a file of weights of kind `kind`, with an archive of `length` bytes.
+    pub fn new(kind: Kind, length: u64) -> Self {
+        let mut header = [0; HEADER_LENGTH];
+        header[..8].copy_from_slice(&MAGIC);
+        header[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        header[12..16].copy_from_slice(&(kind as u32).to_le_bytes());
+        header[16..24].copy_from_slice(&length.to_le_bytes());
+        let mut hasher = Xxh3::new();
+        hasher.update(&header);
+        Checksum { header, hasher }
+    }
+
+    /// The header, once the archive has been written here.
+    pub fn header(mut self) -> [u8; HEADER_LENGTH] {
+        self.header[24..32].copy_from_slice(&self.hasher.digest().to_le_bytes());
+        self.header
+    }
+}
+
+impl Write for Checksum {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.hasher.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// XXH3 over the header, its checksum field zero, and the archive.

@@ -1,22 +1,19 @@
 //! Saving: either the whole new file is there, durably, or the old one still is.
 
 use super::CheckpointError;
-use super::header::{HEADER_LENGTH, Header};
+use super::header::Checksum;
 use super::schema::{Contents, TrainingState};
 use crate::model::Kind;
 use rkyv::rancor;
-use rkyv::util::AlignedVec;
+use rkyv::ser::writer::IoWriter;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 /// Length of the largest archive: its relative pointers are signed 32-bit numbers, and rkyv panics where one
 /// does not suffice. What [`size`] leaves out has 16 MiB.
 const LARGEST: usize = i32::MAX as usize - (16 << 20);
-
-/// Bytes that usually suffice for what [`size`] leaves out.
-const OTHERS: usize = 64 << 10;
 
 /// How the names of files being written begin.
 const TEMPORARY_PREFIX: &str = ".shoestring-";
@@ -33,11 +30,65 @@ pub fn save(path: &Path, kind: Kind, contents: &Contents<'_>) -> Result<(), Chec
     if size > LARGEST {
         return Err(CheckpointError::TooLarge { path: path.to_owned(), size, largest: LARGEST });
     }
-    // All it takes at once: growing by doubling takes up to three times as much for a moment.
-    let buffer = AlignedVec::<HEADER_LENGTH>::with_capacity(size + OTHERS);
-    let archive = rkyv::api::high::to_bytes_in::<_, rancor::Error>(contents, buffer)
-        .map_err(|e| error(io::Error::other(e.to_string())))?;
-    atomic_write(path, &[&Header::encode(kind, &archive), &archive]).map_err(error)
+    let save = || {
+        // Three times over rather than once into memory, of which there may be as little again as the file has.
+        let mut length = Length(0);
+        archive(contents, &mut length)?;
+        let mut checksum = Checksum::new(kind, length.0);
+        archive(contents, &mut checksum)?;
+        let header = checksum.header();
+        let write = |file: &mut File| {
+            let mut file = BufWriter::with_capacity(64 << 10, file);
+            file.write_all(&header)?;
+            archive(contents, &mut file)?;
+            file.flush()
+        };
+        Staged::write_by(path, write)?.commit()
+    };
+    save().map_err(error)
+}
+
+/// Writes the archive of `contents`, which is the same bytes each time.
+fn archive(contents: &Contents<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let mut out = Remembering { out, error: None };
+    match rkyv::api::high::to_bytes_in::<_, rancor::Error>(contents, IoWriter::new(&mut out)) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(out.error.unwrap_or_else(|| io::Error::other(error.to_string()))),
+    }
+}
+
+/// Keeps the error of a writer, which rkyv turns into a text.
+struct Remembering<'a> {
+    out: &'a mut dyn Write,
+    error: Option<io::Error>,
+}
+
+impl Write for Remembering<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write(bytes).map_err(|error| {
+            let kind = error.kind();
+            self.error = Some(error);
+            kind.into()
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Counts what is written.
+struct Length(u64);
+
+impl Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Bytes of the long arrays in `contents`.
@@ -74,6 +125,11 @@ impl Staged {
     /// # Errors
     /// If it can't be written, or `path` is a folder, a device or a pipe.
     pub fn write(path: &Path, parts: &[&[u8]]) -> io::Result<Self> {
+        Staged::write_by(path, |file| parts.iter().try_for_each(|part| file.write_all(part)))
+    }
+
+    /// The same of what `write` writes.
+    fn write_by(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<Self> {
         if path.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
         }
@@ -82,9 +138,7 @@ impl Staged {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a device or a pipe; name a file"));
         }
         let mut file = temporary_file(path)?;
-        for part in parts {
-            file.as_file_mut().write_all(part)?;
-        }
+        write(file.as_file_mut())?;
         file.as_file().sync_all()?;
         Ok(Staged { file, path: path.to_owned() })
     }
