@@ -8,12 +8,14 @@ Training reads TEXT from disk, on the given threads. Encoding is of its first 10
 what both need to start is measured with an empty text and taken off. Medians of the rounds.
 """
 import argparse
+import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+
+from measured import peak_megabytes
 
 PROGRAM = pathlib.Path(__file__).resolve().parent.parent.parent / "target" / "release" / "shoestring"
 
@@ -39,20 +41,11 @@ print(count)
 """
 
 
-def run(command, threads, **options):
+def run(command):
     """Seconds of a command, and its peak resident set size in MB."""
-    environment = {"RAYON_NUM_THREADS": str(threads), "PATH": "/usr/bin:/bin"}
-    code = (
-        "import resource,subprocess,sys;c=subprocess.run(sys.argv[1:],stdout=subprocess.DEVNULL).returncode;"
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss/1024,file=sys.stderr);sys.exit(c)"
-    )
     begin = time.perf_counter()
-    wrapped = [sys.executable, "-c", code, *map(str, command)]
-    done = subprocess.run(wrapped, env=environment, stderr=subprocess.PIPE, text=True, **options)
-    seconds = time.perf_counter() - begin
-    if done.returncode:
-        sys.exit(f"{' '.join(map(str, command[:3]))} failed:\n{done.stderr}")
-    return seconds, float(done.stderr.split()[-1])
+    _, memory = peak_megabytes(command)
+    return time.perf_counter() - begin, memory
 
 
 def main():
@@ -74,15 +67,17 @@ def main():
         peer_training = [sys.executable, "-c", TRAIN, options.text, options.vocab_size, peer]
 
         def own_encoding(text):
-            with open(text) as lines:
-                return run([PROGRAM, "tokenizer", "encode", "--tokenizer", own], 1, stdin=lines)[0]
+            encode = 'exec "$0" tokenizer encode --tokenizer "$1" <"$2" >/dev/null'
+            return run(["sh", "-c", encode, PROGRAM, own, text])[0]
 
         def peer_encoding(text):
-            return run([sys.executable, "-c", ENCODE, peer, text], 1)[0]
+            return run([sys.executable, "-c", ENCODE, peer, text])[0]
 
+        # How many threads the peer takes.
+        os.environ["RAYON_NUM_THREADS"] = str(options.threads)
         for _ in range(options.rounds):
             for name, command in (("shoestring", own_training), ("peer", peer_training)):
-                seconds, memory[name] = run(command, options.threads)
+                seconds, memory[name] = run(command)
                 training[name].append(seconds)
             for name, encode in (("shoestring", own_encoding), ("peer", peer_encoding)):
                 encoding[name].append(size / (encode(part) - encode(nothing)))

@@ -9,9 +9,8 @@ use shoestring_kernels::padded;
 #[cfg(any(target_os = "linux", test))]
 use std::path::{Path, PathBuf};
 
-/// Copies of the parameters: weights, average, gradient, two moments, transposed weights; and while saving
-/// weights, average and moments once more.
-const COPIES: u64 = 10;
+/// Copies of the parameters: weights, average, gradient, two moments, transposed weights.
+const COPIES: u64 = 6;
 
 /// Bytes that training will take, of which the text takes none; an error if there are not as many, as far as the system tells,
 /// or with `force` only a warning.

@@ -22,9 +22,10 @@ mod tokenizer;
 mod train;
 mod transfer;
 
+use crate::bundled;
 use crate::checkpoint::Checkpoint;
 use crate::model::Model;
-use crate::{bundled, train::newest_checkpoint};
+use crate::train::{BEST, newest_checkpoint};
 use anyhow::{Context, Result};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -283,9 +284,9 @@ fn open_model(path: Option<&Path>, globals: Globals) -> Result<Model> {
         })? {
             Some(path) => {
                 if !globals.quiet {
-                    let best = Path::new(CHECKPOINTS).join("best.shoe");
-                    let better = if path != best && best.exists() { ", such as best.shoe" } else { "" };
-                    tell!("Using {} (choose another{better} with --checkpoint).", path.display());
+                    let best = Path::new(CHECKPOINTS).join(BEST);
+                    let other = if path != best && best.exists() { BEST } else { "another" };
+                    tell!("Using {} (choose {other} with --checkpoint).", path.display());
                 }
                 Checkpoint::open(&path)?
             }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// Name of the best model so far, without training state.
-const BEST: &str = "best.shoe";
+pub const BEST: &str = "best.shoe";
 /// Name of the course of a run in its folder.
 pub const METRICS: &str = "metrics.jsonl";
 /// Name of the file that keeps the tokens of a large text.

@@ -24,7 +24,7 @@ mod transpose;
 
 pub use corpus::Corpus;
 pub use data::Streams;
-pub use folder::{FolderError, METRICS, RunFolder, newest_checkpoint};
+pub use folder::{BEST, FolderError, METRICS, RunFolder, newest_checkpoint};
 pub use initialise::initialise;
 pub use network::{Dropout, Network};
 pub use optimizer::Update;
