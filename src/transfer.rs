@@ -49,11 +49,22 @@ pub enum TransferError {
 /// # Errors
 /// If a file can't be written.
 pub fn export(model: &Model, folder: &Path) -> Result<(), TransferError> {
-    let write_error = |path: &Path| {
-        let path = path.to_owned();
-        move |source| TransferError::Write { path, source }
-    };
+    let existed = folder.exists();
     fs::create_dir_all(folder).map_err(write_error(folder))?;
+    write_into(model, folder).inspect_err(|_| {
+        if !existed {
+            // With something in it, it stays.
+            let _ = fs::remove_dir(folder);
+        }
+    })
+}
+
+fn write_error(path: &Path) -> impl FnOnce(io::Error) -> TransferError {
+    let path = path.to_owned();
+    move |source| TransferError::Write { path, source }
+}
+
+fn write_into(model: &Model, folder: &Path) -> Result<(), TransferError> {
     let (weights, tokenizer) = (folder.join(WEIGHTS), folder.join(TOKENIZER));
     let (header, data) = to_safetensors(model);
     let length = (header.len() as u64).to_le_bytes();

@@ -341,6 +341,15 @@ fn text_that_cannot_be_used_is_named() {
 }
 
 #[test]
+fn bytes_that_are_no_text_are_trained_on_and_told() {
+    let workspace = Workspace::new();
+    assert!(!workspace.train(&["--steps", "2"]).success().stderr.contains("UTF-8"));
+    workspace.write("text.txt", [&workspace.read("text.txt")[..], b" a \xff\xfe b\n"].concat());
+    let told = workspace.train(&["--steps", "2"]).success().stderr;
+    assert!(told.contains("2 bytes of the text are not UTF-8"), "{told}");
+}
+
+#[test]
 fn the_shortest_texts_train() {
     let workspace = Workspace::new();
     // With no merges a text has a token for each byte.

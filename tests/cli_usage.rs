@@ -149,7 +149,7 @@ fn sizes_that_contradict_each_other_are_named() {
         |flags: &[&str]| workspace.run(&[&["train", "--model-data", "text.txt", "--quiet"], flags].concat());
     train(&["--top-k", "7"]).failure(2, &["top-k is 7", "between 1 and 6"]);
     train(&["--tied", "--gru-hidden-size", "32"]).failure(2, &["tied", "96", "32"]);
-    train(&["--eps-rmsnorm", "2"]).failure(2, &["eps-rmsnorm is 2"]);
+    train(&["--eps-rmsnorm", "2"]).failure(2, &["--eps-rmsnorm", "between 1e-12 and 1"]);
     let both = train(&["--epochs", "1", "--minutes", "1"]).code(2);
     assert!(both.stderr.contains("--epochs") && both.stderr.contains("--minutes"), "{}", both.stderr);
     assert!(!workspace.exists("checkpoints"));

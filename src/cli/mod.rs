@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod completions;
 mod config;
+mod error;
 mod eval;
 mod generate;
 mod inspect;
@@ -29,12 +30,12 @@ use crate::train::{BEST, newest_checkpoint};
 use anyhow::{Context, Result};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use error::{UsageError, describe, is_broken_pipe};
 use shoestring_kernels::Kernels;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use thiserror::Error;
 
 /// Folder of checkpoints where no flag names one.
 const CHECKPOINTS: &str = "checkpoints";
@@ -151,11 +152,6 @@ impl KernelSource {
     }
 }
 
-/// A wrong use of flags that only shows once files have been read; exits with code 2.
-#[derive(Debug, Error)]
-#[error("{0}")]
-struct UsageError(String);
-
 fn version() -> &'static str {
     concat!(env!("CARGO_PKG_VERSION"), " (", env!("SHOESTRING_BUILD"), ")")
 }
@@ -257,22 +253,6 @@ fn run(matches: &ArgMatches) -> Result<ExitCode> {
         Command::Completions(args) => completions::run(&args, &mut command()),
         Command::Man(args) => man::run(&args, command(), globals),
     }
-}
-
-/// The error and its causes, but for those that its own message ends with.
-fn describe(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |message, cause| match message.as_str() {
-        "" => cause,
-        _ if message.ends_with(&cause) => message,
-        _ => format!("{message}: {cause}"),
-    })
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// The model to run: of `path`, or the newest checkpoint in ./checkpoints, or the bundled one.

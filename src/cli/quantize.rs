@@ -7,7 +7,7 @@ use crate::evaluate::{EncodedText, Evaluation, evaluate};
 use crate::model::{Kind, Model, Weights};
 use crate::quantize::{Requantized, requantize};
 use crate::text::Text;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::io::{Write, stdout};
@@ -107,7 +107,7 @@ pub fn run(args: &QuantizeArgs, globals: Globals) -> Result<ExitCode> {
         };
         save(&args.output, args.to.kind(), &contents)?;
     }
-    report(args, &model, &quantized, &what, (&before, &after)).context("cannot print the result")?;
+    report(args, &model, &quantized, &what, (&before, &after))?;
     if !small {
         bail!(
             "{} not written: the loss grows by {loss:.4} nats/char, more than {max_loss}; choose a larger kind, \

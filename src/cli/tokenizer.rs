@@ -1,6 +1,6 @@
 //! `shoestring tokenizer`
 
-use super::tell;
+use super::{name_paths, tell};
 use crate::checkpoint::{atomic_write, open_tokenizer};
 use crate::tokenizer::{Encoder, Pieces, Special, Tokenizer, TokenizerView, Trainer};
 use anyhow::{Context, Result, bail};
@@ -104,12 +104,17 @@ pub fn run(args: TokenizerArgs) -> Result<()> {
 
 fn train(args: &TrainArgs) -> Result<Tokenizer> {
     let mut trainer = Trainer::new(args.vocab_size, args.threads)?;
+    let mut bytes = 0;
     for path in &args.data {
         let error = || format!("cannot read {}", path.display());
         let mut pieces = Pieces::new(File::open(path).with_context(error)?);
         while let Some(piece) = pieces.next_piece().with_context(error)? {
             trainer.count(piece);
+            bytes += piece.len();
         }
+    }
+    if bytes == 0 {
+        bail!("{} has nothing in it; name a file of text", name_paths(&args.data));
     }
     let tokenizer = trainer.train(|_, _| ())?;
     let size = tokenizer.view().vocabulary_size();
@@ -288,6 +293,16 @@ mod tests {
         fs::write(&path, "{\"model\": 1}").unwrap();
         let error = format!("{:#}", open(&path).unwrap_err());
         assert_eq!(error, format!("{} cannot be used: `model` should be an object", path.display()));
+    }
+
+    #[test]
+    fn nothing_to_train_on_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, out) = (folder.path().join("text"), folder.path().join("tokenizer.json"));
+        fs::write(&data, "").unwrap();
+        let args = TrainArgs { data: vec![data.clone()], vocab_size: 270, out, threads: 1 };
+        let error = train(&args).unwrap_err().to_string();
+        assert_eq!(error, format!("{} has nothing in it; name a file of text", data.display()));
     }
 
     #[test]

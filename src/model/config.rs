@@ -51,6 +51,9 @@ pub enum ConfigError {
 }
 
 impl ModelConfig {
+    /// The least and the largest epsilon of RMSNorm.
+    pub const EPS_RMSNORM: [f32; 2] = [1e-12, 1.0];
+
     /// D_i: width of layer `layer`'s input: the embedding for the first, the hidden width after.
     pub fn input_width(&self, layer: usize) -> usize {
         if layer == 0 { self.embedding } else { self.hidden }
@@ -77,10 +80,10 @@ impl ModelConfig {
                 return Err(ConfigError::OutOfRange { name, value, low, high });
             }
         }
-        let eps = self.eps_rmsnorm;
-        if !(1e-12..=1.0).contains(&eps) {
-            let value = f64::from(eps);
-            return Err(ConfigError::OutOfRange { name: "eps-rmsnorm", value, low: 1e-12, high: 1.0 });
+        let [low, high] = Self::EPS_RMSNORM;
+        if !(low..=high).contains(&self.eps_rmsnorm) {
+            let [value, low, high] = [self.eps_rmsnorm, low, high].map(f64::from);
+            return Err(ConfigError::OutOfRange { name: "eps-rmsnorm", value, low, high });
         }
         if self.tied && self.embedding != self.hidden {
             return Err(ConfigError::TiedWidths { embedding: self.embedding, hidden: self.hidden });

@@ -18,7 +18,7 @@ pub enum PlotError {
     #[error("cannot read {path}: {source}", path = path.display())]
     Io { path: PathBuf, source: io::Error },
     /// There is nothing to draw yet.
-    #[error("{path} has no losses to draw; train for some seconds first", path = path.display())]
+    #[error("{path} has no losses to draw; name the folder of a run that has trained for some seconds", path = path.display())]
     Empty { path: PathBuf },
     /// It is something else, or damaged.
     #[error("{path}, line {line}: not a line of metrics: {what}", path = path.display())]

@@ -40,10 +40,15 @@ impl Census {
         !self.visible
     }
 
+    /// How many of them are not UTF-8, if nothing more comes.
+    pub fn invalid_bytes(&self) -> u64 {
+        self.invalid + self.pending.len() as u64
+    }
+
     /// Whether what has come is text.
     pub fn is_text(&self) -> bool {
-        let invalid = self.invalid + self.pending.len() as u64;
-        self.nul * BYTES_A_NUL <= self.bytes && invalid as f64 <= MOST_INVALID * self.bytes as f64
+        let most_invalid = MOST_INVALID * self.bytes as f64;
+        self.nul * BYTES_A_NUL <= self.bytes && self.invalid_bytes() as f64 <= most_invalid
     }
 
     /// Settles the pending bytes with the start of `block`; returns the rest of it.
@@ -102,7 +107,7 @@ mod tests {
             bytes.chunks(length).for_each(|block| census.count(block));
             let invalid: usize = bytes.utf8_chunks().map(|chunk| chunk.invalid().len()).sum();
             let nul = bytes.iter().filter(|&&byte| byte == 0).count();
-            prop_assert_eq!(census.invalid + census.pending.len() as u64, invalid as u64);
+            prop_assert_eq!(census.invalid_bytes(), invalid as u64);
             prop_assert_eq!((census.nul, census.bytes()), (nul as u64, bytes.len() as u64));
             prop_assert_eq!(census.is_blank(), bytes.iter().all(u8::is_ascii_whitespace));
         }

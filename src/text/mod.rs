@@ -57,6 +57,7 @@ impl TextError {
 pub struct Text {
     sources: Vec<Source>,
     converted_line_ends: bool,
+    invalid_bytes: u64,
 }
 
 /// A part of a text, in a file or in memory.
@@ -89,7 +90,7 @@ impl Text {
     /// # Errors
     /// If one can't be read, is empty, or is not text.
     pub fn open(paths: &[PathBuf]) -> Result<Self, TextError> {
-        let mut text = Text { sources: Vec::new(), converted_line_ends: false };
+        let mut text = Text { sources: Vec::new(), converted_line_ends: false, invalid_bytes: 0 };
         for path in paths {
             for file in files_at(path)? {
                 text.add(file)?;
@@ -110,7 +111,7 @@ impl Text {
 
     fn in_memory(length: usize, place: Place) -> Self {
         let source = Source { path: PathBuf::new(), place, length: length as u64, hash: None };
-        Text { sources: vec![source], converted_line_ends: false }
+        Text { sources: vec![source], converted_line_ends: false, invalid_bytes: 0 }
     }
 
     /// Bytes of the text.
@@ -127,6 +128,11 @@ impl Text {
     /// Whether Windows line ends were converted.
     pub fn converted_line_ends(&self) -> bool {
         self.converted_line_ends
+    }
+
+    /// Bytes in files that are not UTF-8.
+    pub fn invalid_bytes(&self) -> u64 {
+        self.invalid_bytes
     }
 
     /// Reads the text from its start.
@@ -146,6 +152,7 @@ impl Text {
             return Err(TextError::Binary { path });
         }
         self.converted_line_ends |= converted;
+        self.invalid_bytes += census.invalid_bytes();
         self.sources.push(Source { path, place, length: census.bytes(), hash: Some(hash) });
         Ok(())
     }

@@ -59,11 +59,15 @@ mod tests {
 
     #[test]
     fn it_runs_with_the_process() {
-        let (clock, start) = (Clock::start(), Instant::now());
-        thread::sleep(Duration::from_millis(1500));
-        let (counted, passed) = (clock.now(), start.elapsed());
-        assert!(counted <= passed + Duration::from_millis(1), "{counted:?} of {passed:?}");
-        assert!(counted >= Duration::from_millis(1400), "{counted:?} of {passed:?}");
+        let counts_all_but_a_beat = || {
+            let (start, clock) = (Instant::now(), Clock::start());
+            thread::sleep(LONGEST + 5 * BEAT);
+            let (counted, passed) = (clock.now(), start.elapsed());
+            assert!(counted <= passed, "{counted:?} of {passed:?}");
+            counted >= LONGEST + 4 * BEAT
+        };
+        // On a machine with much else to do a beat may be so late that it counts as a pause, but not each time.
+        assert!((0..20).any(|_| counts_all_but_a_beat()));
     }
 
     #[test]

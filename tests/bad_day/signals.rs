@@ -49,6 +49,7 @@ fn while_the_tokenizer_is_trained_a_signal_is_heeded_after() {
     program.wait_until_said("Training the tokenizer");
     let said = program.end("TERM", 130);
     assert!(said.contains("Stopped and saved"), "{said}");
+    assert!(said.contains("There is no best.shoe yet"), "{said}");
     assert_eq!(workspace.inspect("checkpoints/step-00000000.shoe")["step"], 0);
     workspace.run(&["train", "--no-chat", "--checkpoint", "checkpoints/step-00000000.shoe"]).success();
     assert!(workspace.exists("checkpoints/step-00000005.shoe"));

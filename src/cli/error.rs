@@ -1,0 +1,74 @@
+//! What a user reads of an error.
+
+use std::io::{self, ErrorKind};
+use thiserror::Error;
+
+/// A wrong use of flags that only shows once files have been read; exits with code 2.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+/// The error and its causes, but for those that its own message ends with, and what to do about it.
+pub fn describe(error: &anyhow::Error) -> String {
+    let mut message = String::new();
+    // What is read or written is a file whose name goes with the error, but for what a command prints.
+    if error.chain().next().is_some_and(|outermost| outermost.is::<io::Error>()) {
+        message.push_str("cannot write to standard output");
+    }
+    for cause in error.chain().map(ToString::to_string) {
+        if message.is_empty() {
+            message = cause;
+        } else if !message.ends_with(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
+    // A message that says it itself has it after a semicolon.
+    let advice = io_error(error).filter(|_| !message.contains("; ")).and_then(|cause| advice(cause.kind()));
+    advice.map_or_else(|| message.clone(), |advice| format!("{message}; {advice}"))
+}
+
+/// Whether whoever read the program's output has gone.
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    io_error(error).is_some_and(|cause| cause.kind() == ErrorKind::BrokenPipe)
+}
+
+fn io_error(error: &anyhow::Error) -> Option<&io::Error> {
+    error.chain().find_map(|cause| cause.downcast_ref())
+}
+
+fn advice(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::NotFound => Some("is the path right?"),
+        ErrorKind::PermissionDenied => Some("ask for the permission, or choose another place"),
+        ErrorKind::ReadOnlyFilesystem => Some("choose another place"),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some("make room there, or choose another place"),
+        ErrorKind::IsADirectory => Some("name a file, not a folder"),
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => Some("name a folder, not a file"),
+        ErrorKind::InvalidData => Some("is it the right file?"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    fn error(kind: ErrorKind) -> io::Error {
+        io::Error::new(kind, "the cause")
+    }
+
+    #[test]
+    fn an_error_says_what_to_do() {
+        let read = Err::<(), _>(error(ErrorKind::NotFound)).context("cannot read a.txt").unwrap_err();
+        assert_eq!(describe(&read), "cannot read a.txt: the cause; is the path right?");
+        let advised = Err::<(), _>(error(ErrorKind::NotFound)).context("cannot read a.txt; name another");
+        assert_eq!(describe(&advised.unwrap_err()), "cannot read a.txt; name another: the cause");
+        let printed = error(ErrorKind::StorageFull).into();
+        assert_eq!(
+            describe(&printed),
+            "cannot write to standard output: the cause; make room there, or choose another place"
+        );
+        assert_eq!(describe(&UsageError("k is 0".to_owned()).into()), "k is 0");
+    }
+}
