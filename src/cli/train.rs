@@ -81,12 +81,13 @@ fn start(args: &TrainArgs, globals: Globals) -> Result<Run> {
     let recipe = new_recipe(args, &config);
     let memory = memory::check(&config, &recipe, args.force)?;
     let corpus = read_corpus(&args.model_data, &args.validation_data, globals)?;
+    let bpe_text = if args.bpe_data.is_empty() { None } else { Some(Text::open(&args.bpe_data)?) };
     let path = args.checkpoint_dir.as_deref().unwrap_or(Path::new(CHECKPOINTS));
     let folder = RunFolder::open(path, args.keep, None)?;
-    let tokenizer = train_tokenizer(args, config.vocabulary, &corpus, globals)?;
+    let options = args.options();
+    let tokenizer = train_tokenizer(bpe_text, config.vocabulary, &corpus, options.threads, globals)?;
     // A short text may have fewer tokens than asked for.
     let config = ModelConfig { vocabulary: tokenizer.view().vocabulary_size(), ..config };
-    let options = args.options();
     let (kernels, mut observe) = (globals.kernels, show_tokenizing(globals));
     let run = Run::start(config, recipe, tokenizer, corpus, kernels, folder, options.clone(), &mut observe)?;
     drop(observe);
@@ -235,12 +236,12 @@ fn read_corpus(model_data: &[PathBuf], validation_data: &[PathBuf], globals: Glo
 }
 
 fn train_tokenizer(
-    args: &TrainArgs,
+    text: Option<Text>,
     vocabulary: usize,
     corpus: &Corpus,
+    threads: usize,
     globals: Globals,
 ) -> Result<Tokenizer> {
-    let text = if args.bpe_data.is_empty() { None } else { Some(Text::open(&args.bpe_data)?) };
     let (reader, length): (Box<dyn Read + '_>, u64) = match &text {
         Some(text) => (Box::new(text.reader()), text.length()),
         None => (Box::new(corpus.training()), corpus.training_length()),
@@ -248,7 +249,7 @@ fn train_tokenizer(
     if !globals.quiet {
         tell!("Training the tokenizer on {}.", size(length));
     }
-    let mut trainer = Trainer::new(vocabulary, args.options().threads)?;
+    let mut trainer = Trainer::new(vocabulary, threads)?;
     let mut pieces = Pieces::new(reader);
     let (mut done, mut reading) = (0, Reading::new("Words counted", globals.quiet));
     while let Some(piece) = pieces.next_piece().map_err(TextError::from_read)? {
