@@ -23,17 +23,19 @@ pub fn describe(error: &anyhow::Error) -> String {
         }
     }
     // A message that says it itself has it after a semicolon.
-    let advice = io_error(error).filter(|_| !message.contains("; ")).and_then(|cause| advice(cause.kind()));
-    advice.map_or_else(|| message.clone(), |advice| format!("{message}; {advice}"))
+    match io_errors(error).find_map(|cause| advice(cause.kind())) {
+        Some(advice) if !message.contains("; ") => format!("{message}; {advice}"),
+        _ => message,
+    }
 }
 
 /// Whether whoever read the program's output has gone.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    io_error(error).is_some_and(|cause| cause.kind() == ErrorKind::BrokenPipe)
+    io_errors(error).any(|cause| cause.kind() == ErrorKind::BrokenPipe)
 }
 
-fn io_error(error: &anyhow::Error) -> Option<&io::Error> {
-    error.chain().find_map(|cause| cause.downcast_ref())
+fn io_errors(error: &anyhow::Error) -> impl Iterator<Item = &io::Error> {
+    error.chain().filter_map(|cause| cause.downcast_ref())
 }
 
 fn advice(kind: ErrorKind) -> Option<&'static str> {
@@ -43,7 +45,9 @@ fn advice(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::ReadOnlyFilesystem => Some("choose another place"),
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some("make room there, or choose another place"),
         ErrorKind::IsADirectory => Some("name a file, not a folder"),
-        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => Some("name a folder, not a file"),
+        ErrorKind::NotADirectory => Some("a part of the path is a file, not a folder"),
+        // Files are replaced; only a folder can't be made where there is something else.
+        ErrorKind::AlreadyExists => Some("name a folder, not a file"),
         ErrorKind::InvalidData => Some("is it the right file?"),
         _ => None,
     }

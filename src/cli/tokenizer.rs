@@ -1,7 +1,8 @@
 //! `shoestring tokenizer`
 
-use super::{name_paths, tell};
+use super::tell;
 use crate::checkpoint::{atomic_write, open_tokenizer};
+use crate::text::TextError;
 use crate::tokenizer::{Encoder, Pieces, Special, Tokenizer, TokenizerView, Trainer};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
@@ -114,7 +115,7 @@ fn train(args: &TrainArgs) -> Result<Tokenizer> {
         }
     }
     if bytes == 0 {
-        bail!("{} has nothing in it; name a file of text", name_paths(&args.data));
+        return Err(TextError::Empty { path: args.data[0].clone() }.into());
     }
     let tokenizer = trainer.train(|_, _| ())?;
     let size = tokenizer.view().vocabulary_size();
@@ -302,7 +303,7 @@ mod tests {
         fs::write(&data, "").unwrap();
         let args = TrainArgs { data: vec![data.clone()], vocab_size: 270, out, threads: 1 };
         let error = train(&args).unwrap_err().to_string();
-        assert_eq!(error, format!("{} has nothing in it; name a file of text", data.display()));
+        assert_eq!(error, format!("{} is empty; name a text file with something in it", data.display()));
     }
 
     #[test]

@@ -230,7 +230,7 @@ fn read_corpus(model_data: &[PathBuf], validation_data: &[PathBuf], globals: Glo
     }
     let invalid: u64 = texts().map(Text::invalid_bytes).sum();
     if invalid > 0 && !globals.quiet {
-        tell!("{invalid} bytes of the text are not UTF-8, and are trained on as they are.");
+        tell!("Bytes in the text that are not UTF-8, taken as they are: {invalid}.");
     }
     Ok(Corpus::new(text, validation)?)
 }

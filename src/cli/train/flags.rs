@@ -50,7 +50,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration, help_heading = "Checkpoints")]
     pub(super) save_every: Duration,
     /// Numbered checkpoints to keep, besides the best
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = keep, help_heading = "Checkpoints")]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = whole::<usize, 1, 1_000_000>, help_heading = "Checkpoints")]
     pub(super) keep: usize,
 
     /// Threads [default: one a physical core]; the result does not depend on it
@@ -79,19 +79,19 @@ pub struct ModelArgs {
     #[arg(long, value_name = "N", value_parser = vocabulary)]
     pub(super) bpe_vocab_size: Option<usize>,
     /// Width of a token's embedding
-    #[arg(long, value_name = "N", value_parser = width)]
+    #[arg(long, value_name = "N", value_parser = whole::<usize, 1, { 1 << 14 }>)]
     pub(super) embedding_dim: Option<usize>,
     /// Width of an expert's state
-    #[arg(long, value_name = "N", value_parser = width)]
+    #[arg(long, value_name = "N", value_parser = whole::<usize, 1, { 1 << 14 }>)]
     pub(super) gru_hidden_size: Option<usize>,
     /// Layers
-    #[arg(long, value_name = "N", value_parser = layers)]
+    #[arg(long, value_name = "N", value_parser = whole::<usize, 1, 64>)]
     pub(super) gru_layers: Option<usize>,
     /// Experts a layer
-    #[arg(long, value_name = "N", value_parser = experts)]
+    #[arg(long, value_name = "N", value_parser = whole::<usize, 1, 256>)]
     pub(super) num_experts: Option<usize>,
     /// Experts that run for a token [default: all]
-    #[arg(long, value_name = "N", value_parser = experts)]
+    #[arg(long, value_name = "N", value_parser = whole::<usize, 1, 256>)]
     pub(super) top_k: Option<usize>,
     /// Share the embedding's matrix with the head (needs equal widths)
     #[arg(long)]
@@ -125,12 +125,12 @@ pub struct TrainingArgs {
     #[arg(long, value_name = "N", value_parser = whole::<u64, 1, { u64::MAX }>, group = "length")]
     pub(super) steps: Option<u64>,
     /// Streams of text read side by side
-    #[arg(long, value_name = "N", value_parser = batch)]
+    #[arg(long, value_name = "N", value_parser = whole::<usize, 1, 4096>)]
     pub(super) batch_size: Option<usize>,
     /// Tokens one gradient spans
     ///
     /// The state is carried on from one stretch to the next.
-    #[arg(long, value_name = "N", value_parser = sequence)]
+    #[arg(long, value_name = "N", value_parser = whole::<usize, 1, 65_536>)]
     pub(super) seq_length: Option<usize>,
     /// Peak learning rate
     #[arg(long, value_name = "X", value_parser = float::<0, 100>)]
@@ -222,36 +222,12 @@ pub fn vocabulary(text: &str) -> Result<usize, String> {
     whole::<usize, { MINIMUM_VOCABULARY as u64 }, { 1 << 20 }>(text)
 }
 
-fn width(text: &str) -> Result<usize, String> {
-    whole::<usize, 1, { 1 << 14 }>(text)
-}
-
-fn layers(text: &str) -> Result<usize, String> {
-    whole::<usize, 1, 64>(text)
-}
-
-fn experts(text: &str) -> Result<usize, String> {
-    whole::<usize, 1, 256>(text)
-}
-
 fn rmsnorm_epsilon(text: &str) -> Result<f32, String> {
     let [low, high] = ModelConfig::EPS_RMSNORM;
     let value = text.parse().ok().filter(|value| (low..=high).contains(value));
     value.ok_or_else(|| format!("it must be a number between {low:e} and {high}"))
 }
 
-fn batch(text: &str) -> Result<usize, String> {
-    whole::<usize, 1, 4096>(text)
-}
-
-fn sequence(text: &str) -> Result<usize, String> {
-    whole::<usize, 1, 65_536>(text)
-}
-
 pub fn threads(text: &str) -> Result<usize, String> {
     whole::<usize, 1, 1024>(text)
-}
-
-fn keep(text: &str) -> Result<usize, String> {
-    whole::<usize, 1, 1_000_000>(text)
 }
