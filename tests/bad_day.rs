@@ -100,7 +100,10 @@ fn killed_at_any_moment_it_loses_one_save_interval_at_most_and_ends_in_the_same_
     println!("{kills} kills, seed {seed}");
     let workspace = Workspace::new();
     let run = [&["--steps", "1500", "--dropout", "0.1"], &SAVES[..]].concat();
+    let start = Instant::now();
     workspace.train(&[&run[..], &["--checkpoint-dir", "whole"]].concat()).success();
+    // Several kills to a run, however fast the machine is.
+    let latest = start.elapsed().as_secs_f64() / 3.0;
     let whole = workspace.weights("whole/step-00001500.shoe");
 
     let mut random = SplitMix64(seed);
@@ -118,7 +121,7 @@ fn killed_at_any_moment_it_loses_one_save_interval_at_most_and_ends_in_the_same_
             let started = SystemTime::now();
             let mut program = Running::start(&mut workspace.command(&arguments));
             if killed < kills {
-                thread::sleep(Duration::from_secs_f64(0.4 * random.unit()));
+                thread::sleep(Duration::from_secs_f64(latest * random.unit()));
                 program.child.kill().unwrap();
             }
             let (status, ended) = (program.child.wait().unwrap(), SystemTime::now());
@@ -147,10 +150,7 @@ fn killed_at_any_moment_it_loses_one_save_interval_at_most_and_ends_in_the_same_
         metrics_are_whole(&workspace, &folder, false);
         assert!(!workspace.list(&folder).iter().any(|name| name.ends_with(".tmp")));
     }
-    assert!(
-        !ages.is_empty(),
-        "every kill came before the first checkpoint: this machine is too slow for the moments"
-    );
+    assert!(!ages.is_empty(), "every kill came before the first checkpoint");
     ages.sort();
     println!(
         "{killed} kills of {chains} runs, {in_a_save} in the middle of a save; the newest checkpoint was then \
