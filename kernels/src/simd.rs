@@ -160,6 +160,7 @@ pub(crate) trait Integers: Copy {
 }
 
 /// The 4 activations of a quad in the order in which they lie.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[inline(always)]
 pub(crate) fn quad_bits(activations: &[i8; 4]) -> i32 {
     let [a, b, c, d] = *activations;
