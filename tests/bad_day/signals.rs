@@ -10,7 +10,7 @@ fn validations(workspace: &Workspace, checkpoint: &str) -> serde_json::Value {
 #[test]
 fn a_validation_is_cut_short_and_made_when_the_run_is_resumed() {
     let workspace = Workspace::new();
-    workspace.write("held-out.txt", dialogue(6_000_000));
+    workspace.write("held-out.txt", dialogue(1_500_000));
     let run = ["--epochs", "2", "--dropout", "0.1", "--validation-data", "held-out.txt"];
     workspace.train(&[&run[..], &["--checkpoint-dir", "whole"]].concat()).success();
     let last = workspace.newest("whole").unwrap();
