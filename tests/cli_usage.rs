@@ -220,7 +220,7 @@ fn files_that_are_no_models_are_named() {
     for subcommand in subcommands {
         for (file, why) in [
             ("absent.shoe", "No such file"),
-            ("empty.shoe", "not a shoestring checkpoint"),
+            ("empty.shoe", "is truncated: it has 0 bytes"),
             ("text.txt", "not a shoestring checkpoint"),
             ("folder.shoe", "directory"),
         ] {

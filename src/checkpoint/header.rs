@@ -25,7 +25,7 @@ impl Header {
     pub fn parse(file: &[u8], path: &Path) -> Result<Self, CheckpointError> {
         let path = || path.to_owned();
         let common = file.len().min(MAGIC.len());
-        if file.is_empty() || file[..common] != MAGIC[..common] {
+        if file[..common] != MAGIC[..common] {
             return Err(CheckpointError::Foreign { path: path() });
         }
         let Some(header) = file.first_chunk::<HEADER_LENGTH>() else {

@@ -38,7 +38,8 @@ pub enum CheckpointError {
     #[error("cannot open {path}: {source}", path = path.display())]
     Io { path: PathBuf, source: io::Error },
     /// The file is no checkpoint.
-    #[error("{path} is not a shoestring checkpoint", path = path.display())]
+    #[error("{path} is not a shoestring checkpoint; name one of the .shoe files that `train` writes",
+        path = path.display())]
     Foreign { path: PathBuf },
     /// The file ends too early.
     #[error("{path} is truncated: it has {length} bytes{}; use an earlier checkpoint",
@@ -104,7 +105,7 @@ impl Checkpoint {
         }
         let file = File::open(path).map_err(io_error)?;
         if metadata.len() == 0 {
-            return Err(CheckpointError::Foreign { path: path.to_owned() });
+            return Err(CheckpointError::Truncated { path: path.to_owned(), length: 0, expected: None });
         }
         // SAFETY: the mapping is private and read-only. Another process that rewrites the file in place
         // could still change what is seen here; shoestring itself only ever replaces checkpoints by
