@@ -356,9 +356,8 @@ fn the_window_may_change_its_size_and_be_narrow() {
     let text = "a line that is longer than the window will be";
     terminal.send(text);
     terminal.expect_screen(|screen| screen.cursor_position().1 == 2 + 45);
-    terminal.resize(10, 20);
     // Drawn again: 47 columns are two rows of 20 and 7 columns more.
-    terminal.expect_screen(|screen| {
+    terminal.resize_until(10, 20, |screen| {
         screen.cursor_position().1 == 7 && screen.contents().ends_with(&format!("> {text}"))
     });
     assert_eq!(terminal.enter(", dear"), say(&mut expected, &format!("{text}, dear")));

@@ -1,6 +1,8 @@
 //! A terminal with the program in it: what is typed goes in, and what a user would see comes out.
 
+use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
+use nix::unistd::Pid;
 use pty_process::Size;
 use pty_process::blocking::{Command, Pty, open};
 use std::io::{Read, Write};
@@ -77,7 +79,7 @@ impl Terminal {
                 self.seen += length;
                 return found;
             }
-            state = wait(&self.output, state, deadline, what);
+            state = wait(&self.output, state, deadline, deadline, what);
         }
     }
 
@@ -126,12 +128,27 @@ impl Terminal {
         self.pty.resize(Size::new(rows, columns)).unwrap();
     }
 
+    /// Changes the size of the window, and tells the program until the screen is as `wanted`: the line editor waits in a
+    /// plain `read`, and what a signal says just before that call is not seen until the next one, or the next key.
+    pub fn resize_until(&mut self, rows: u16, columns: u16, wanted: impl Fn(&vt100::Screen) -> bool) {
+        self.resize(rows, columns);
+        let deadline = Instant::now() + PATIENCE;
+        let mut state = self.output.state.lock().unwrap();
+        while !wanted(state.screen.screen()) {
+            let soon = deadline.min(Instant::now() + Duration::from_secs(1));
+            state = wait(&self.output, state, deadline, soon, "that screen");
+            if Instant::now() >= soon {
+                kill(Pid::from_raw(self.child.id() as i32), Signal::SIGWINCH).unwrap();
+            }
+        }
+    }
+
     /// Waits until the screen is as `wanted`.
     pub fn expect_screen(&self, wanted: impl Fn(&vt100::Screen) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         let mut state = self.output.state.lock().unwrap();
         while !wanted(state.screen.screen()) {
-            state = wait(&self.output, state, deadline, "that screen");
+            state = wait(&self.output, state, deadline, deadline, "that screen");
         }
     }
 
@@ -151,7 +168,7 @@ impl Terminal {
         let deadline = Instant::now() + PATIENCE;
         let mut state = self.output.state.lock().unwrap();
         while !state.closed {
-            state = wait(&self.output, state, deadline, "the end");
+            state = wait(&self.output, state, deadline, deadline, "the end");
         }
         let text = std::mem::take(&mut state.text);
         drop(state);
@@ -205,17 +222,19 @@ fn follow(pty: &Pty, output: &Output) {
     }
 }
 
+/// Waits until the program has written something, or `until`; fails after `deadline`.
 fn wait<'a>(
     output: &'a Output,
     state: MutexGuard<'a, State>,
     deadline: Instant,
+    until: Instant,
     what: &str,
 ) -> MutexGuard<'a, State> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
+    let now = Instant::now();
+    if now >= deadline {
         let (text, screen) = (state.text.clone(), state.screen.screen().contents());
         drop(state);
         panic!("{what} did not come; written: {text:?}\nscreen:\n{screen}");
     }
-    output.changed.wait_timeout(state, left).unwrap().0
+    output.changed.wait_timeout(state, until.saturating_duration_since(now)).unwrap().0
 }
