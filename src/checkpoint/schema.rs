@@ -88,7 +88,8 @@ pub struct Recipe {
     pub wd: f32,
     /// Bound of the gradient's global norm.
     pub grad_clip: f32,
-    /// Probability that an element of the embedding or of a layer's output is dropped in training.
+    /// Probability that an element of the embedding or of a layer's output is dropped in training, once the text
+    /// has been read often; before that it is smaller.
     pub dropout: f32,
     /// How long the run is.
     pub length: RunLength,

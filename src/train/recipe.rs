@@ -1,5 +1,6 @@
-//! Sizes of a model by name, and settings to train each of them: those of `small` were found by measurement, the
-//! others follow its trend (lower rates and more dropout for wider models) and have not been measured.
+//! Sizes of a model by name, and settings to train each of them: those of `small` were found by measurement, decay and
+//! dropout of `medium` too; the others follow their trend (lower rates, more decay and dropout for wider models) and have
+//! not been measured.
 
 use crate::checkpoint::{Recipe, RunLength};
 use crate::model::ModelConfig;
@@ -41,19 +42,19 @@ struct Preset {
 const PRESETS: [Preset; 4] = [
     Preset {
         size: Size::Tiny, name: "tiny", vocabulary: 512, embedding: 48, hidden: 48, layers: 2, experts: 4,
-        batch_size: 16, seq_length: 80, lr: 8e-3, sparse_lr: 1e-2, wd: 0.05, dropout: 0.05,
+        batch_size: 16, seq_length: 80, lr: 8e-3, sparse_lr: 1e-2, wd: 0.1, dropout: 0.15,
     },
     Preset {
         size: Size::Small, name: "small", vocabulary: 850, embedding: 96, hidden: 96, layers: 2, experts: 6,
-        batch_size: 16, seq_length: 80, lr: 5e-3, sparse_lr: 7e-3, wd: 0.05, dropout: 0.1,
+        batch_size: 16, seq_length: 80, lr: 5e-3, sparse_lr: 7e-3, wd: 0.1, dropout: 0.3,
     },
     Preset {
         size: Size::Medium, name: "medium", vocabulary: 1700, embedding: 192, hidden: 192, layers: 2, experts: 6,
-        batch_size: 16, seq_length: 80, lr: 3e-3, sparse_lr: 4e-3, wd: 0.05, dropout: 0.2,
+        batch_size: 16, seq_length: 80, lr: 3e-3, sparse_lr: 4e-3, wd: 0.15, dropout: 0.35,
     },
     Preset {
         size: Size::Large, name: "large", vocabulary: 2000, embedding: 320, hidden: 320, layers: 2, experts: 6,
-        batch_size: 16, seq_length: 80, lr: 2e-3, sparse_lr: 2.8e-3, wd: 0.05, dropout: 0.25,
+        batch_size: 16, seq_length: 80, lr: 2e-3, sparse_lr: 2.8e-3, wd: 0.15, dropout: 0.4,
     },
 ];
 

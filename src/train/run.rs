@@ -8,7 +8,7 @@ use super::initialise::initialise;
 use super::metrics::{Metrics, TextLoss};
 use super::network::Dropout;
 use super::optimizer::Update;
-use super::schedule::Progress;
+use super::schedule::{self, Progress};
 use super::tokenize::{HeldOut, TokenizedCorpus};
 use super::trainer::{StepReport, Trainer};
 use super::{Corpus, Streams, TokensError, random};
@@ -115,6 +115,7 @@ pub struct Run {
     tokenizer: Tokenizer,
     corpus: Corpus,
     streams: Streams,
+    parameters_per_token: f64,
     validation: HeldOut,
     record: Record,
     recipe: Recipe,
@@ -236,6 +237,7 @@ impl Run {
             chars_per_token: training_chars as f64 / streams.tokens() as f64,
             bytes_per_token: corpus.training_length() as f64 / streams.tokens() as f64,
         };
+        let parameters_per_token = Layout::new(&config).parameters() as f64 / streams.tokens() as f64;
         let metrics = Metrics::new(&record, &config, text);
         let seconds_before = record.seconds;
         let times =
@@ -248,6 +250,7 @@ impl Run {
             tokenizer,
             corpus,
             streams,
+            parameters_per_token,
             validation,
             record,
             recipe,
@@ -363,8 +366,14 @@ impl Run {
             clip: recipe.grad_clip,
         };
         let key = random::key(recipe.seed, random::Purpose::Dropout, self.record.step);
-        let dropout = (recipe.dropout > 0.0).then_some(Dropout { probability: recipe.dropout, key });
+        let probability = schedule::dropout(recipe, self.passes(), self.parameters_per_token);
+        let dropout = (probability > 0.0).then_some(Dropout { probability, key });
         self.trainer.step((tokens, targets), steps, update, dropout)
+    }
+
+    /// Passes over the text so far, a part of one included.
+    fn passes(&self) -> f64 {
+        f64::from(self.record.epoch) + self.position.chunk as f64 / self.streams.chunks() as f64
     }
 
     /// Seconds of training, over all sessions.

@@ -1,10 +1,16 @@
-//! The learning rate over a run.
+//! The learning rate over a run, and dropout over passes.
 
 use crate::checkpoint::{Recipe, RunLength};
 use std::f64::consts::PI;
 
 /// Part of a run that warming up takes at most.
 const LONGEST_WARMUP: f64 = 0.1;
+
+/// Dropout at the start, as a part of what it becomes.
+const FIRST_DROPOUT: f64 = 0.15;
+/// Passes over which dropout would rise from nothing to all of it, if the model has a parameter for each token of the
+/// text. Found on tinyshakespeare with the default sizes, where these are 50 passes.
+const DROPOUT_PASSES: f64 = 57.5;
 
 /// How far a run is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,6 +47,14 @@ impl Progress {
     }
 }
 
+/// The probability of dropout after so many passes over the text. What is read for the first time can't be known by heart,
+/// and dropout only slows learning. The more often a text has been read, and the more parameters a model has for each
+/// of its tokens, the more is needed (`docs/training.md` has what that is worth).
+pub fn dropout(recipe: &Recipe, passes: f64, parameters_per_token: f64) -> f32 {
+    let part = (FIRST_DROPOUT + passes * parameters_per_token / DROPOUT_PASSES).min(1.0);
+    (f64::from(recipe.dropout) * part) as f32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,6 +75,17 @@ mod tests {
         let recipe = default_recipe();
         let rate = |step| Progress::new(RunLength::Steps(50), step, 0.0, 1).learning_rate(&recipe);
         assert!(rate(5) > 0.9 * recipe.lr);
+    }
+
+    #[test]
+    fn dropout_rises_with_the_passes_to_all_of_it() {
+        let recipe = Recipe { dropout: 0.2, ..default_recipe() };
+        let close = |passes, parameters, expected: f32| {
+            (dropout(&recipe, passes, parameters) - expected).abs() < 1e-6
+        };
+        assert!(close(0.0, 1.0, 0.03) && close(11.5, 1.0, 0.07) && close(5.75, 2.0, 0.07));
+        assert!(close(48.875, 1.0, 0.2) && close(1e6, 1.0, 0.2));
+        assert_eq!(dropout(&classic_recipe(), 20.0, 1.0), 0.0);
     }
 
     #[test]

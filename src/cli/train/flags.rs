@@ -147,9 +147,12 @@ pub struct TrainingArgs {
     /// Largest norm of a gradient
     #[arg(long, value_name = "X", value_parser = positive)]
     pub(super) grad_clip: Option<f32>,
-    /// Probability of dropping an element of an embedding or a layer's output
+    /// Probability of dropping an element of an embedding or a layer's output, after many passes
     ///
-    /// More (0.2 or 0.3) against learning a small text by heart.
+    /// A text that is read for the first time needs little: it begins with 0.15 of this and rises
+    /// evenly, to all of it after 49 passes if there is a parameter for each token of the text,
+    /// after half as many if there are two. More against learning a small text by heart; 0 for
+    /// none.
     #[arg(long, value_name = "P", value_parser = below_one)]
     pub(super) dropout: Option<f32>,
     /// AdamW's decay rate of the first moment
