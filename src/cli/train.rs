@@ -100,7 +100,7 @@ fn new_recipe(args: &TrainArgs, config: &ModelConfig) -> Recipe {
         None | Some(RecipeName::Default) => args.model.size().recipe(config.top_k < config.experts),
         Some(RecipeName::Classic) => classic_recipe(),
     };
-    if args.model_data.is_empty() && args.training.recipe.is_none() {
+    if args.model_data.is_empty() && args.training.recipe != Some(RecipeName::Classic) {
         recipe.length = RunLength::Minutes(BUNDLED_MINUTES);
     }
     args.training.apply(&mut recipe);
@@ -312,4 +312,29 @@ fn announce(
 
 fn size(bytes: u64) -> String {
     if bytes < 10_000 { format!("{bytes} bytes") } else { format!("{:.2} MB", bytes as f64 / 1e6) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        args: TrainArgs,
+    }
+
+    #[test]
+    fn the_bundled_corpus_gets_its_own_length_from_the_default_recipe_named_or_not() {
+        let length = |arguments: &[&str]| {
+            let program = Program::parse_from([&["train"], arguments].concat());
+            new_recipe(&program.args, &Size::default().config()).length
+        };
+        assert_eq!(length(&[]), RunLength::Minutes(BUNDLED_MINUTES));
+        assert_eq!(length(&["--recipe", "default"]), RunLength::Minutes(BUNDLED_MINUTES));
+        assert_eq!(length(&["--recipe", "classic"]), classic_recipe().length);
+        assert_eq!(length(&["--model-data", "text.txt"]), default_recipe().length);
+        assert_eq!(length(&["--steps", "7"]), RunLength::Steps(7));
+    }
 }

@@ -61,7 +61,7 @@ pub enum TrainError {
         path = path.display())]
     NothingToGoBackTo { path: PathBuf },
     /// Rolling back did not help.
-    #[error("training diverged {MOST_DIVERGENCES} times, although the learning rate was halved each time; \
+    #[error("training diverged again, although the learning rate was halved {MOST_DIVERGENCES} times; \
         try a smaller --lr. The last good checkpoint is {}", checkpoint.display())]
     Diverged { checkpoint: PathBuf },
 }
