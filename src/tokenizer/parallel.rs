@@ -1,5 +1,8 @@
 //! Encoding a long text on several threads.
 
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
 use super::pretokenizer::split_evenly;
 use super::{Encoder, Special, TokenizerView};
 
@@ -24,20 +27,44 @@ impl<'a> ParallelEncoder<'a> {
     pub fn encode(&mut self, piece: &[u8], special: Special) -> impl Iterator<Item = &[u32]> {
         let parts: Vec<_> = split_evenly(piece, self.workers.len(), SMALLEST_SHARE).collect();
         let workers = &mut self.workers[..parts.len()];
-        std::thread::scope(|scope| {
-            for ((encoder, ids), part) in workers.iter_mut().zip(parts) {
-                let mut encode = move || {
-                    ids.clear();
-                    encoder.encode(part, special, ids);
-                };
-                // The last part's turn is this thread's, once the others are at work.
-                if part.as_ptr_range().end == piece.as_ptr_range().end {
-                    encode();
-                } else {
-                    scope.spawn(encode);
-                }
-            }
+        in_parallel(workers.iter_mut().zip(parts), |((encoder, ids), part)| {
+            ids.clear();
+            encoder.encode(part, special, ids);
         });
         workers.iter().map(|(_, ids)| &ids[..])
+    }
+}
+
+/// Does `work` for each of `tasks`, on a thread each, this one included; on as many as the system grants, if that is fewer.
+pub fn in_parallel<T: Send>(tasks: impl ExactSizeIterator<Item = T> + Send, work: impl Fn(T) + Sync) {
+    let helpers = tasks.len().saturating_sub(1);
+    let tasks = Mutex::new(tasks);
+    let next = || tasks.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work_off = || {
+        while let Some(task) = next() {
+            work(task);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..helpers {
+            if thread::Builder::new().spawn_scoped(scope, work_off).is_err() {
+                break;
+            }
+        }
+        work_off();
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_task_is_done_once_in_its_own_place() {
+        for count in [0, 1, 2, 7] {
+            let mut done = vec![0; count];
+            in_parallel(done.iter_mut().enumerate(), |(task, done)| *done += 1 + task);
+            assert_eq!(done, (1..=count).collect::<Vec<_>>());
+        }
     }
 }

@@ -13,9 +13,11 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::alphabet::{FIRST_BYTE, ID_OF_BYTE};
 use super::layout::fixed_tokens;
+use super::parallel::in_parallel;
 use super::pretokenizer::split_evenly;
 use super::word_counts::WordCounts;
 use super::{MINIMUM_VOCABULARY, Tokenizer, TokenizerError};
@@ -49,17 +51,14 @@ impl Trainer {
     /// [`split_point`](super::split_point).
     pub fn count(&mut self, text: &[u8]) {
         let parts = split_evenly(text, self.counts.len(), SMALLEST_SHARE);
-        let complete = std::thread::scope(|scope| {
-            let mut shares = self.counts.iter_mut().zip(parts);
-            let own = shares.next();
-            let count = |(counts, part): (&mut WordCounts, &[u8])| counts.count(part).is_some();
-            let workers: Vec<_> = shares.map(|share| scope.spawn(move || count(share))).collect();
-            let own_complete = own.is_none_or(count);
-            workers
-                .into_iter()
-                .fold(own_complete, |complete, worker| complete & worker.join().is_ok_and(|it| it))
+        let too_many = AtomicBool::new(false);
+        let parts: Vec<_> = parts.collect();
+        in_parallel(self.counts.iter_mut().zip(parts), |(counts, part)| {
+            if counts.count(part).is_none() {
+                too_many.store(true, Ordering::Relaxed);
+            }
         });
-        self.too_many_words |= !complete;
+        self.too_many_words |= too_many.into_inner();
     }
 
     /// Learns the merges. `progress` is called after each with the number of tokens and their limit.

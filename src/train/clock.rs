@@ -3,6 +3,7 @@
 //!
 //! The learning rate follows it, so a pause of minutes must not look like minutes of training.
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,18 +25,21 @@ struct Reading {
 
 impl Clock {
     /// A clock that starts at zero.
-    pub fn start() -> Self {
+    ///
+    /// # Errors
+    /// If its thread can't be started.
+    pub fn start() -> io::Result<Self> {
         let reading = Arc::new(Mutex::new(Reading { at: Instant::now(), counted: Duration::ZERO }));
         let weak = Arc::downgrade(&reading);
         // It ends when the clock is gone.
-        thread::spawn(move || {
+        thread::Builder::new().name("clock".to_owned()).spawn(move || {
             while let Some(reading) = weak.upgrade() {
                 read(&reading);
                 drop(reading);
                 thread::sleep(BEAT);
             }
-        });
-        Clock { reading }
+        })?;
+        Ok(Clock { reading })
     }
 
     /// The time so far.
@@ -60,7 +64,7 @@ mod tests {
     #[test]
     fn it_runs_with_the_process() {
         let counts_all_but_a_beat = || {
-            let (start, clock) = (Instant::now(), Clock::start());
+            let (start, clock) = (Instant::now(), Clock::start().unwrap());
             thread::sleep(LONGEST + 5 * BEAT);
             let (counted, passed) = (clock.now(), start.elapsed());
             assert!(counted <= passed, "{counted:?} of {passed:?}");

@@ -56,6 +56,9 @@ pub enum TrainError {
     /// Threads can't be started.
     #[error("cannot start threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
+    /// Not one thread can be started.
+    #[error("cannot start a thread; end other programs, or raise the limits (ulimit -u, ulimit -v)")]
+    Thread(#[source] io::Error),
     /// The checkpoints to roll back to were deleted.
     #[error("training diverged, and its checkpoints are no longer in {path}; start again, with a smaller --lr",
         path = path.display())]
@@ -242,6 +245,7 @@ impl Run {
         let seconds_before = record.seconds;
         let times =
             Times { saved: Duration::ZERO, validated: Duration::ZERO, validation_took: Duration::ZERO };
+        let clock = Clock::start().map_err(TrainError::Thread)?;
         folder.begin()?;
         Ok(Run {
             config,
@@ -258,7 +262,7 @@ impl Run {
             folder,
             options,
             metrics,
-            clock: Clock::start(),
+            clock,
             seconds_before,
             times,
             log_failed: false,
