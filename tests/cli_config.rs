@@ -50,6 +50,21 @@ fn mistakes_name_file_line_and_key_and_nothing_is_made() {
 }
 
 #[test]
+fn a_size_that_a_file_leaves_nothing_to_is_refused() {
+    let workspace = Workspace::new();
+    workspace.write("run.toml", tiny_file());
+    let train = ["train", "--config", "run.toml", "--steps", "1", "--checkpoint-dir"];
+    let named = workspace.run(&[&train[..], &["a", "--size", "large"]].concat());
+    named.failure(2, &["run.toml:1: ", "bpe-vocab-size", "--size would change nothing"]);
+    // One width fewer, and it has a say.
+    let fewer: String =
+        tiny_file().lines().filter(|line| !line.contains("bpe-vocab-size")).collect::<Vec<_>>().join("\n");
+    workspace.write("run.toml", fewer);
+    workspace.run(&[&train[..], &["b", "--size", "large", "--force"]].concat()).success();
+    assert_eq!(workspace.inspect("b/best.shoe")["recipe"]["name"], "large");
+}
+
+#[test]
 fn the_configuration_of_a_checkpoint_trains_the_same_model_again() {
     let workspace = Workspace::new();
     workspace.write("other text, \u{e9} \"quoted\".txt", program::dialogue(3000));

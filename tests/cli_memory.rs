@@ -110,3 +110,20 @@ fn a_limit_on_the_address_space_counts_and_is_made_the_most_of() {
     let last = small.code(2).stderr.lines().last().unwrap_or_default().to_owned();
     assert!(last.contains("training needs about") && last.contains("--force"), "{last}");
 }
+
+/// A run that the check lets pass has room enough: none ends as the system ends those that find no memory.
+#[test]
+fn under_a_limit_on_the_address_space_a_run_is_refused_or_succeeds() {
+    let workspace = Workspace::new();
+    for (size, addresses) in [("tiny", 30_000..50_000), ("small", 54_000..90_000)] {
+        let train = ["train", "--size", size, "--steps", "3", "--threads", "2", "--quiet"];
+        let codes = addresses.step_by(4_000).map(|addresses| {
+            let run = with_addresses(&workspace, addresses, &train);
+            let code = run.status.code();
+            assert!(matches!(code, Some(0 | 2)), "{addresses} KiB: {run:#?}");
+            code == Some(0)
+        });
+        let succeeded: Vec<bool> = codes.collect();
+        assert!(!succeeded[0] && succeeded[succeeded.len() - 1], "{size}: {succeeded:?}");
+    }
+}

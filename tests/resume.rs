@@ -11,6 +11,7 @@ use shoestring::text::Text;
 use shoestring::tokenizer::Tokenizer;
 use shoestring::train::{Corpus, Event, Options, Outcome, Run, RunFolder, TrainError, default_recipe};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ struct Setting {
     recipe: Recipe,
     kernels: &'static Kernels,
     threads: usize,
+    /// Stops the run that is under way.
+    interrupt: Arc<AtomicBool>,
 }
 
 impl Setting {
@@ -49,11 +52,13 @@ impl Setting {
             warmup_steps: 5,
             ..default_recipe()
         };
-        Setting { config, recipe, kernels: Kernels::best(), threads: 1 }
+        Setting { config, recipe, kernels: Kernels::best(), threads: 1, interrupt: Arc::default() }
     }
 
     fn options(&self) -> Options {
-        Options { threads: self.threads, keep: 2, save_every: Duration::from_secs(3600) }
+        self.interrupt.store(false, Ordering::Relaxed);
+        let interrupt = Arc::clone(&self.interrupt);
+        Options { threads: self.threads, keep: 2, save_every: Duration::from_secs(3600), interrupt }
     }
 
     fn start(&self, folder: &Path) -> Run {
@@ -74,23 +79,22 @@ impl Setting {
         let (recipe, options) = (self.recipe.clone(), self.options());
         Run::resume(&checkpoint, recipe, corpus, self.kernels, folder, options, &mut |_| ())
     }
+
+    /// Trains to the end, or until `steps` steps of this run have been taken.
+    fn train(&self, run: &mut Run, steps: usize) -> Outcome {
+        let mut taken = 0;
+        let mut count = |event: Event<'_>| {
+            if let Event::Step { .. } = event {
+                taken += 1;
+                self.interrupt.store(taken == steps, Ordering::Relaxed);
+            }
+        };
+        run.train(&mut count).unwrap()
+    }
 }
 
 fn corpus(length: usize) -> Corpus {
     Corpus::new(Text::from_bytes(program::dialogue(length).into()), None).unwrap()
-}
-
-/// Trains to the end, or until `steps` steps of this run have been taken.
-fn train(run: &mut Run, steps: usize) -> Outcome {
-    let stop = AtomicBool::new(false);
-    let mut taken = 0;
-    let mut count = |event: Event<'_>| {
-        if let Event::Step { .. } = event {
-            taken += 1;
-            stop.store(taken == steps, Ordering::Relaxed);
-        }
-    };
-    run.train(&stop, &mut count).unwrap()
 }
 
 /// What the last checkpoint of a finished run holds that must not depend on how it got there.
@@ -123,7 +127,7 @@ fn end(run: &Run) -> End {
 fn undisturbed(setting: &Setting) -> End {
     let folder = tempfile::tempdir().unwrap();
     let mut run = setting.start(folder.path());
-    assert_eq!(train(&mut run, usize::MAX), Outcome::Finished);
+    assert_eq!(setting.train(&mut run, usize::MAX), Outcome::Finished);
     end(&run)
 }
 
@@ -132,11 +136,11 @@ fn interrupted(setting: &Setting, stops: &[usize]) -> End {
     let folder = tempfile::tempdir().unwrap();
     let mut run = setting.start(folder.path());
     for &steps in stops {
-        assert_eq!(train(&mut run, steps), Outcome::Interrupted);
+        assert_eq!(setting.train(&mut run, steps), Outcome::Interrupted);
         drop(run);
         run = setting.resume(folder.path(), corpus(2_500)).unwrap();
     }
-    assert_eq!(train(&mut run, usize::MAX), Outcome::Finished);
+    assert_eq!(setting.train(&mut run, usize::MAX), Outcome::Finished);
     end(&run)
 }
 
@@ -172,9 +176,9 @@ fn a_longer_length_goes_on_from_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let mut short = setting.clone();
     short.recipe.length = RunLength::Steps(10);
-    assert_eq!(train(&mut short.start(folder.path()), usize::MAX), Outcome::Finished);
+    assert_eq!(short.train(&mut short.start(folder.path()), usize::MAX), Outcome::Finished);
     let mut run = setting.resume(folder.path(), corpus(2_500)).unwrap();
-    assert_eq!(train(&mut run, usize::MAX), Outcome::Finished);
+    assert_eq!(setting.train(&mut run, usize::MAX), Outcome::Finished);
     assert!(end(&run) == whole);
 }
 
@@ -198,10 +202,10 @@ fn threads_may_change_between_stopping_and_resuming() {
     let whole = undisturbed(&setting);
     let folder = tempfile::tempdir().unwrap();
     let mut run = setting.start(folder.path());
-    train(&mut run, 4);
+    setting.train(&mut run, 4);
     drop(run);
-    let mut run = Setting { threads: 3, ..setting }.resume(folder.path(), corpus(2_500)).unwrap();
-    train(&mut run, usize::MAX);
+    let mut run = Setting { threads: 3, ..setting.clone() }.resume(folder.path(), corpus(2_500)).unwrap();
+    setting.train(&mut run, usize::MAX);
     assert!(end(&run) == whole);
 }
 
@@ -210,11 +214,11 @@ fn a_finished_run_can_be_resumed_and_is_finished() {
     let setting = Setting::new(DENSE, 1);
     let folder = tempfile::tempdir().unwrap();
     let mut run = setting.start(folder.path());
-    train(&mut run, usize::MAX);
+    setting.train(&mut run, usize::MAX);
     let (whole, validations) = (end(&run), run.record().validations.clone());
     drop(run);
     let mut run = setting.resume(folder.path(), corpus(2_500)).unwrap();
-    assert_eq!(train(&mut run, usize::MAX), Outcome::Finished);
+    assert_eq!(setting.train(&mut run, usize::MAX), Outcome::Finished);
     assert!(end(&run) == whole);
     assert_eq!(run.record().validations, validations);
 }
@@ -223,7 +227,7 @@ fn a_finished_run_can_be_resumed_and_is_finished() {
 fn another_text_is_refused() {
     let setting = Setting::new(DENSE, 1);
     let folder = tempfile::tempdir().unwrap();
-    train(&mut setting.start(folder.path()), 2);
+    setting.train(&mut setting.start(folder.path()), 2);
     for length in [2_499, 2_600] {
         let other = setting.resume(folder.path(), corpus(length + 100)).err().unwrap();
         assert!(matches!(other, TrainError::OtherText), "{other}");

@@ -78,7 +78,7 @@ pub fn run(args: &BenchArgs, globals: Globals) -> Result<ExitCode> {
     let effort = if args.quick { Effort::quick(sets.len()) } else { Effort::full(sets.len()) };
     let config = args.open_model()?.config();
     let machine = Machine::detect();
-    let available = memory::available();
+    let available = memory::available(0);
     let memory = Memory::new(&machine, available);
     let mut report = Report {
         version: super::version(),

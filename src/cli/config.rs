@@ -57,7 +57,7 @@ fn arguments_in(train: &Command, given: &ArgMatches, text: &str) -> Result<Vec<O
     entries.sort_by_key(|(key, _)| key.span().start);
     let mut arguments = Vec::new();
     let mut seen: Vec<&Arg> = Vec::new();
-    for (key, value) in entries {
+    for (key, value) in &entries {
         let name = key.get_ref();
         let mistake = |what| Mistake { at: key.span().start, what };
         let arg = train
@@ -87,7 +87,27 @@ fn arguments_in(train: &Command, given: &ArgMatches, text: &str) -> Result<Vec<O
             arguments.extend(flags);
         }
     }
+    let widths = widths();
+    let is_seen = |width: &str| seen.iter().any(|arg| arg.get_long() == Some(width));
+    if given.value_source("size") == Some(ValueSource::CommandLine) && widths.iter().all(|it| is_seen(it)) {
+        let is_width = |key: &str| widths.contains(&key);
+        let at =
+            entries.iter().find(|(key, _)| is_width(key.get_ref())).map_or(0, |(key, _)| key.span().start);
+        let what = format!(
+            "{} stand here, so --size would change nothing; leave it out, or take them out",
+            widths.join(", ")
+        );
+        return Err(Mistake { at, what });
+    }
     Ok(arguments)
+}
+
+/// The keys in which models of two sizes differ. (The experts that run are all by default.)
+fn widths() -> Vec<&'static str> {
+    let [first, rest @ ..] = Size::ALL.map(|size| of_model(&size.config()));
+    let differs = |at: usize| rest.iter().any(|other| other[at].1 != first[at].1);
+    let keys = first.iter().enumerate().filter(|(at, _)| differs(*at)).map(|(_, (key, _))| *key);
+    keys.filter(|key| *key != "top-k").collect()
 }
 
 /// What `value` says to `arg`, one item for each time the flag is given; a switch is given without a value.

@@ -11,12 +11,20 @@ use std::path::{Path, PathBuf};
 
 /// Copies of the parameters: weights, average, gradient, two moments, transposed weights.
 const COPIES: u64 = 6;
+/// What the program takes beside the model and its buffers: its own pages, the tokenizer, tokens, what the heap wastes.
+/// Measured: with this, and a twentieth of the model's, the estimate is within 3 % of the resident memory of every
+/// `--size`, from 21 to 207 MB.
+const PROGRAM: u64 = 10_500_000;
+/// Addresses of a thread's stack.
+#[cfg(target_os = "linux")]
+const STACK: u64 = 2 << 20;
 
-/// Bytes that training will take, of which the text takes none; an error if there are not as many, as far as the system tells,
-/// or with `force` only a warning.
-pub fn check(config: &ModelConfig, recipe: &Recipe, force: bool) -> Result<u64, UsageError> {
-    let bytes = training_bytes(config, recipe.batch_size, recipe.seq_length);
-    let Some(available) = available().filter(|&available| bytes > available) else { return Ok(bytes) };
+/// Bytes that training on `threads` threads will take; an error if there are not as many, as far as the system tells, or
+/// with `force` only a warning.
+pub fn check(config: &ModelConfig, recipe: &Recipe, threads: usize, force: bool) -> Result<u64, UsageError> {
+    let buffers = training_bytes(config, recipe.batch_size, recipe.seq_length);
+    let bytes = PROGRAM + buffers + buffers / 20;
+    let Some(available) = available(threads).filter(|&available| bytes > available) else { return Ok(bytes) };
     let (needed, available) = (size(bytes), size(available));
     let lack = format!("training needs about {needed} of memory, {available} are free");
     if force {
@@ -48,7 +56,7 @@ pub fn spare_address_space() {
     }
 }
 
-/// Bytes that training takes at least: the parameters' copies, and the activations of a chunk.
+/// Bytes of the parameters' copies, and of the activations of a chunk.
 fn training_bytes(config: &ModelConfig, batch_size: usize, seq_length: usize) -> u64 {
     let elements = |shape: &[usize]| shape.iter().map(|&dimension| dimension as u64).product::<u64>();
     let parameters: u64 = shapes(config).iter().map(|(_, shape)| elements(shape)).sum();
@@ -65,21 +73,21 @@ fn training_bytes(config: &ModelConfig, batch_size: usize, seq_length: usize) ->
     size_of::<f32>() as u64 * (COPIES * parameters + activations)
 }
 
-/// Bytes this process can still get, of the machine, of its control groups and under its limits; none where the
-/// system does not say.
+/// Bytes this process can still get, of the machine, of its control groups and under its limits, where `threads` stacks
+/// count although little of them is used; none where the system does not say.
 #[cfg(target_os = "linux")]
-pub fn available() -> Option<u64> {
+pub fn available(threads: usize) -> Option<u64> {
     let read = |path: &Path| std::fs::read_to_string(path).ok();
     let text = |path: &str| read(Path::new(path)).unwrap_or_default();
     let groups = groups(&text("/proc/self/cgroup"));
     let of_groups = groups.iter().filter_map(|group| group.unused(read));
     let (limits, status) = (text("/proc/self/limits"), text("/proc/self/status"));
-    let of_limits = under_limits(&limits, &status);
+    let of_limits = under_limits(&limits, &status).map(|bytes| bytes.saturating_sub(threads as u64 * STACK));
     unused(&text("/proc/meminfo")).into_iter().chain(of_groups).chain(of_limits).min()
 }
 
 #[cfg(not(target_os = "linux"))]
-pub fn available() -> Option<u64> {
+pub fn available(_threads: usize) -> Option<u64> {
     None
 }
 

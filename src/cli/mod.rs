@@ -47,7 +47,7 @@ const INTERRUPTED: u8 = 130;
 #[command(after_help = "Without a model of your own, `shoestring chat` talks with the bundled one.")]
 #[command(
     after_long_help = "Examples:\n  shoestring chat\n  shoestring train --model-data book.txt --minutes 10\n\n\
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted after saving."
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."
 )]
 /// Train a compact language model on your own text, on a CPU, and chat with it.
 struct Arguments {

@@ -94,7 +94,7 @@ pub fn stop_flag(quiet: bool) -> Result<Arc<AtomicBool>> {
             std::process::exit(i32::from(INTERRUPTED));
         }
         if !quiet {
-            tell!("\nFinishing the step and saving; once more to stop at once.");
+            tell!("\nStopping; once more to stop at once.");
         }
     })?;
     Ok(stop)

@@ -20,20 +20,30 @@ use flags::{ModelArgs, RecipeName};
 use std::io::{IsTerminal, Read, stdin, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
 /// Minutes that suit the bundled corpus.
 const BUNDLED_MINUTES: f64 = 3.0;
 
 pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
     // Before anything is read or computed: a Ctrl-C must never lose what there is.
-    let stop = signals::stop_flag(globals.quiet)?;
-    let mut run = match &args.checkpoint {
-        Some(path) => resume(&args, path, globals)?,
-        None => start(&args, globals)?,
+    let options = args.options(signals::stop_flag(globals.quiet)?);
+    let run = match &args.checkpoint {
+        Some(path) => resume(&args, path, options, globals),
+        None => start(&args, options, globals),
+    };
+    let mut run = match run {
+        Err(error) if matches!(error.downcast_ref(), Some(TrainError::Interrupted)) => {
+            if !globals.quiet {
+                tell!("Stopped before training began: there is nothing to save yet.");
+            }
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        run => run?,
     };
     let plan = Plan { length: run.length(), tokens: run.tokens().0 };
     let mut display = Display::new(globals.quiet, plan);
-    let outcome = run.train(&stop, &mut |event| display.show(&event));
+    let outcome = run.train(&mut |event| display.show(&event));
     display.finish();
     let folder = run.folder();
     let outcome = outcome.map_err(|error| with_way_on(error, folder))?;
@@ -76,16 +86,15 @@ fn with_way_on(error: TrainError, folder: &RunFolder) -> anyhow::Error {
     }
 }
 
-fn start(args: &TrainArgs, globals: Globals) -> Result<Run> {
+fn start(args: &TrainArgs, options: Options, globals: Globals) -> Result<Run> {
     let config = new_config(&args.model)?;
     let recipe = new_recipe(args, &config);
-    let memory = memory::check(&config, &recipe, args.force)?;
+    let memory = memory::check(&config, &recipe, options.threads, args.force)?;
     let corpus = read_corpus(&args.model_data, &args.validation_data, globals)?;
     let bpe_text = if args.bpe_data.is_empty() { None } else { Some(Text::open(&args.bpe_data)?) };
     let path = args.checkpoint_dir.as_deref().unwrap_or(Path::new(CHECKPOINTS));
     let folder = RunFolder::open(path, args.keep, None)?;
-    let options = args.options();
-    let tokenizer = train_tokenizer(bpe_text, config.vocabulary, &corpus, options.threads, globals)?;
+    let tokenizer = train_tokenizer(bpe_text, config.vocabulary, &corpus, &options, globals)?;
     // A short text may have fewer tokens than asked for.
     let config = ModelConfig { vocabulary: tokenizer.view().vocabulary_size(), ..config };
     let (kernels, mut observe) = (globals.kernels, show_tokenizing(globals));
@@ -107,14 +116,14 @@ fn new_recipe(args: &TrainArgs, config: &ModelConfig) -> Recipe {
     recipe
 }
 
-fn resume(args: &TrainArgs, path: &Path, globals: Globals) -> Result<Run> {
+fn resume(args: &TrainArgs, path: &Path, options: Options, globals: Globals) -> Result<Run> {
     let checkpoint = Checkpoint::open(path)?;
     let training = checkpoint.training()?;
     let record = checkpoint.record();
     let mut recipe = record.recipe.clone().unwrap_or_else(default_recipe);
     refuse_contradictions(args, &checkpoint, &recipe)?;
     args.training.apply(&mut recipe);
-    let memory = memory::check(&checkpoint.config(), &recipe, args.force)?;
+    let memory = memory::check(&checkpoint.config(), &recipe, options.threads, args.force)?;
     let given = |flag: &[PathBuf], stored: Vec<PathBuf>| if flag.is_empty() { stored } else { flag.to_vec() };
     let model_data = given(&args.model_data, training.model_data());
     let validation_data = given(&args.validation_data, training.validation_data());
@@ -131,7 +140,6 @@ fn resume(args: &TrainArgs, path: &Path, globals: Globals) -> Result<Run> {
         }
     })?;
     let folder = resumed_folder(args, path, record.step)?;
-    let options = args.options();
     let (kernels, mut observe) = (globals.kernels, show_tokenizing(globals));
     let run = Run::resume(&checkpoint, recipe, corpus, kernels, folder, options.clone(), &mut observe)?;
     drop(observe);
@@ -239,7 +247,7 @@ fn train_tokenizer(
     text: Option<Text>,
     vocabulary: usize,
     corpus: &Corpus,
-    threads: usize,
+    options: &Options,
     globals: Globals,
 ) -> Result<Tokenizer> {
     let (reader, length): (Box<dyn Read + '_>, u64) = match &text {
@@ -249,10 +257,13 @@ fn train_tokenizer(
     if !globals.quiet {
         tell!("Training the tokenizer on {}.", size(length));
     }
-    let mut trainer = Trainer::new(vocabulary, threads)?;
+    let mut trainer = Trainer::new(vocabulary, options.threads)?;
     let mut pieces = Pieces::new(reader);
     let (mut done, mut reading) = (0, Reading::new("Words counted", globals.quiet));
     while let Some(piece) = pieces.next_piece().map_err(TextError::from_read)? {
+        if options.interrupt.load(Ordering::Relaxed) {
+            return Err(TrainError::Interrupted.into());
+        }
         trainer.count(piece);
         done += piece.len() as u64;
         reading.show(done, length);

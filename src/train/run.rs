@@ -18,7 +18,9 @@ use crate::text::TextError;
 use crate::tokenizer::Tokenizer;
 use shoestring_kernels::{Kernels, Line};
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use thiserror::Error;
@@ -53,6 +55,9 @@ pub enum TrainError {
         restore the files, or start a new run"
     )]
     OtherText,
+    /// It was asked to stop before the first step; nothing was saved, as there was nothing to save.
+    #[error("stopped before training began")]
+    Interrupted,
     /// Threads can't be started.
     #[error("cannot start threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
@@ -78,6 +83,8 @@ pub struct Options {
     pub keep: usize,
     /// Time between checkpoints within an epoch.
     pub save_every: Duration,
+    /// Once this is true the run stops, after the step under way.
+    pub interrupt: Arc<AtomicBool>,
 }
 
 /// What happens during a run, for a progress display.
@@ -143,7 +150,8 @@ impl Run {
     /// A new run in `folder`.
     ///
     /// # Errors
-    /// If the text is too short, the folder can't be written, or threads can't be started.
+    /// If the text is too short, the folder can't be written, or threads can't be started; and if the run was asked
+    /// to stop while the text was turned into tokens.
     pub fn start(
         config: ModelConfig,
         recipe: Recipe,
@@ -221,7 +229,13 @@ impl Run {
         observe: &mut dyn FnMut(Event<'_>),
     ) -> Result<Self, TrainError> {
         let recipe = record.recipe.clone().unwrap_or_else(super::default_recipe);
-        let mut progress = |done, total| observe(Event::Tokenizing { done, total });
+        let mut progress = |done, total| {
+            observe(Event::Tokenizing { done, total });
+            match options.interrupt.load(Ordering::Relaxed) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        };
         let TokenizedCorpus { training, validation, training_chars, dialogue } = TokenizedCorpus::new(
             &corpus,
             tokenizer.view(),
@@ -289,17 +303,13 @@ impl Run {
         &self.folder
     }
 
-    /// Trains until the run is complete or `stop` becomes true; in both cases the state is saved.
+    /// Trains until the run is complete or asked to stop; in both cases the state is saved.
     ///
     /// # Errors
     /// If the run diverges for good, the first or the last checkpoint can't be saved, or the text's tokens can't be
     /// read; in the last case the state is saved too.
-    pub fn train(
-        &mut self,
-        stop: &AtomicBool,
-        observe: &mut dyn FnMut(Event<'_>),
-    ) -> Result<Outcome, TrainError> {
-        let outcome = self.train_or_fail(stop, observe);
+    pub fn train(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<Outcome, TrainError> {
+        let outcome = self.train_or_fail(observe);
         if let Err(TrainError::Tokens(_)) = outcome {
             // Nothing is wrong with what has been learned.
             self.save(observe)?;
@@ -307,16 +317,12 @@ impl Run {
         outcome
     }
 
-    fn train_or_fail(
-        &mut self,
-        stop: &AtomicBool,
-        observe: &mut dyn FnMut(Event<'_>),
-    ) -> Result<Outcome, TrainError> {
+    fn train_or_fail(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<Outcome, TrainError> {
         if self.folder.newest().is_none() {
             self.save(observe)?;
         }
         if self.owes_validation() {
-            self.validate(stop, observe)?;
+            self.validate(observe)?;
         }
         let chunks = self.streams.chunks();
         let (mut tokens, mut targets) = (Vec::new(), Vec::new()); // [B, T]
@@ -324,7 +330,7 @@ impl Run {
             if self.is_complete() {
                 break;
             }
-            if stop.load(Ordering::Relaxed) {
+            if self.is_interrupted() {
                 self.save(observe)?;
                 return Ok(Outcome::Interrupted);
             }
@@ -347,14 +353,14 @@ impl Run {
             let logged = self.metrics.step(&mut self.folder, &self.record, &report, network);
             self.tell_of_log(logged, observe);
             observe(Event::Step { record: &self.record, report: &report, done });
-            self.look_after(epoch_ended, stop, observe)?;
+            self.look_after(epoch_ended, observe)?;
         }
         if !self.is_validated() {
-            self.validate(stop, observe)?;
+            self.validate(observe)?;
         }
         self.save(observe)?;
         // The validation that a stop cut short is made when the run is resumed.
-        let is_stopped = stop.load(Ordering::Relaxed) && !self.is_validated();
+        let is_stopped = self.is_interrupted() && !self.is_validated();
         Ok(if is_stopped { Outcome::Interrupted } else { Outcome::Finished })
     }
 
@@ -378,6 +384,10 @@ impl Run {
     /// Passes over the text so far, a part of one included.
     fn passes(&self) -> f64 {
         f64::from(self.record.epoch) + self.position.chunk as f64 / self.streams.chunks() as f64
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.options.interrupt.load(Ordering::Relaxed)
     }
 
     /// Seconds of training, over all sessions.

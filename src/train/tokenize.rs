@@ -8,6 +8,7 @@ use crate::evaluate::{TextSize, TokenStream, characters};
 use crate::text::TextError;
 use crate::tokenizer::{BOT, ParallelEncoder, Pieces, Special, TokenizerView, USER};
 use std::io::{self, Read, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// Tokens of a text up to this many bytes are kept in memory: made anew in no time, they need no file.
@@ -29,16 +30,17 @@ pub struct TokenizedCorpus {
 
 impl TokenizedCorpus {
     /// Encodes `corpus` on `threads` threads. The tokens of a large one are kept in the file `cache`, and taken from
-    /// there if it holds them already. `progress` is called with the bytes encoded and their total.
+    /// there if it holds them already. `progress` is called with the bytes encoded and their total, and may break off.
     ///
     /// # Errors
-    /// If the text can't be read any more or has changed, or `cache` can't be written.
+    /// If the text can't be read any more or has changed, or `cache` can't be written;
+    /// [`TrainError::Interrupted`] if `progress` broke off.
     pub fn new(
         corpus: &Corpus,
         tokenizer: TokenizerView<'_>,
         cache: &Path,
         threads: usize,
-        progress: &mut dyn FnMut(u64, u64),
+        progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<Self, TrainError> {
         let vocabulary = tokenizer.vocabulary_size();
         let (place, counts) = if total(corpus) <= LARGEST_IN_MEMORY {
@@ -120,6 +122,7 @@ pub(super) struct Counts {
 pub(super) enum TokenizeError {
     Text(TextError),
     Write(io::Error),
+    Interrupted,
 }
 
 impl TokenizeError {
@@ -127,6 +130,7 @@ impl TokenizeError {
     pub fn of(self, path: &Path) -> TrainError {
         match self {
             TokenizeError::Text(error) => error.into(),
+            TokenizeError::Interrupted => TrainError::Interrupted,
             TokenizeError::Write(source) => TokensError::Write { path: path.to_owned(), source }.into(),
         }
     }
@@ -142,7 +146,7 @@ fn tokenize(
     tokenizer: TokenizerView<'_>,
     threads: usize,
     out: &mut dyn Write,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Counts, TokenizeError> {
     let mut pass = Pass {
         encoder: ParallelEncoder::new(tokenizer, threads),
@@ -172,7 +176,7 @@ struct Pass<'a> {
     /// Tokens about to be written.
     bytes: Vec<u8>,
     out: &'a mut dyn Write,
-    progress: &'a mut dyn FnMut(u64, u64),
+    progress: &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     /// Bytes of text encoded, and of all the text.
     done: u64,
     total: u64,
@@ -203,7 +207,9 @@ impl Pass<'_> {
             }
             counts.chars += characters(piece);
             self.done += piece.len() as u64;
-            (self.progress)(self.done, self.total);
+            if (self.progress)(self.done, self.total).is_break() {
+                return Err(TokenizeError::Interrupted);
+            }
         }
         Ok(counts)
     }
@@ -233,7 +239,7 @@ mod tests {
         let mut made = false;
         let (place, counts) = cache::open_or_make(path, corpus, view, |out| {
             made = true;
-            tokenize(corpus, view, threads, out, &mut |_, _| ())
+            tokenize(corpus, view, threads, out, &mut |_, _| ControlFlow::Continue(()))
         })
         .unwrap_or_else(|error| panic!("{error}"));
         let (first, second) = (counts.training as usize, counts.validation as usize);
@@ -285,6 +291,20 @@ mod tests {
                 prop_assert_eq!(&window[..], &expected[at..expected.len().min(at + 100)]);
             }
         }
+    }
+
+    #[test]
+    fn broken_off_it_leaves_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (corpus, path) = (corpus(&vec![b'a'; 5 << 20]), folder.path().join("tokens"));
+        let mut calls = 0;
+        let mut progress = |_, _| {
+            calls += 1;
+            ControlFlow::Break(())
+        };
+        let outcome = TokenizedCorpus::new(&corpus, TOKENIZER.view(), &path, 2, &mut progress);
+        assert!(matches!(outcome, Err(TrainError::Interrupted)));
+        assert_eq!((calls, fs::read_dir(folder.path()).unwrap().count()), (1, 0));
     }
 
     #[test]

@@ -41,18 +41,23 @@ fn a_validation_is_cut_short_and_made_when_the_run_is_resumed() {
 }
 
 #[test]
-fn while_the_tokenizer_is_trained_a_signal_is_heeded_after() {
+fn before_the_first_step_a_signal_ends_it_and_changes_nothing() {
     let workspace = Workspace::new();
-    workspace.write("large.txt", dialogue(8_000_000));
-    let arguments = tiny_training(&["--bpe-data", "large.txt", "--steps", "5"]);
-    let program = Running::start(&mut workspace.command(&arguments));
-    program.wait_until_said("Training the tokenizer");
-    let said = program.end("TERM", 130);
-    assert!(said.contains("Stopped and saved"), "{said}");
-    assert!(said.contains("There is no best.shoe yet"), "{said}");
-    assert_eq!(workspace.inspect("checkpoints/step-00000000.shoe")["step"], 0);
-    workspace.run(&["train", "--no-chat", "--checkpoint", "checkpoints/step-00000000.shoe"]).success();
-    assert!(workspace.exists("checkpoints/step-00000005.shoe"));
+    workspace.train(&["--steps", "2"]).success();
+    let before = workspace.list("checkpoints");
+    workspace.write("large.txt", dialogue(20_000_000));
+    let flags = ["train", "--no-chat", "--model-data", "large.txt", "--steps", "5"];
+    // While words are counted; and, with a tokenizer at hand, while the text is turned into tokens.
+    for (flag, value) in [("--threads", "1"), ("--bpe-data", "text.txt")] {
+        let program = Running::start(&mut workspace.command(&[&flags[..], &[flag, value]].concat()));
+        match flag {
+            "--bpe-data" => wait_for("tokens in the making", || workspace.list("checkpoints") != before),
+            _ => program.wait_until_said("Training the tokenizer"),
+        }
+        let said = program.end("TERM", 130);
+        assert!(said.contains("Stopped before training began"), "{said}");
+        assert_eq!(workspace.list("checkpoints"), before);
+    }
 }
 
 /// The second ends it in the middle of the save that the first asked for, or of the one before.
@@ -122,7 +127,7 @@ fn under_nohup_it_goes_on() {
         move || start.elapsed() > Duration::from_millis(100)
     });
     wait_for("another checkpoint", || workspace.newest("checkpoints") > before);
-    assert!(!program.said().contains("Finishing"), "{}", program.said());
+    assert!(!program.said().contains("Stopping"), "{}", program.said());
     program.end("TERM", 130);
 }
 

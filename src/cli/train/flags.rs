@@ -9,6 +9,8 @@ use crate::train::{Options, Size};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 #[derive(Args)]
@@ -178,9 +180,10 @@ pub enum RecipeName {
 }
 
 impl TrainArgs {
-    pub fn options(&self) -> Options {
+    /// The options for a run that ends once `interrupt` is true.
+    pub fn options(&self, interrupt: Arc<AtomicBool>) -> Options {
         let threads = self.threads.unwrap_or_else(cores);
-        Options { threads, keep: self.keep, save_every: self.save_every }
+        Options { threads, keep: self.keep, save_every: self.save_every, interrupt }
     }
 }
 

@@ -6,7 +6,6 @@ use crate::checkpoint::{Checkpoint, Contents, Position, Record, TrainingState};
 use crate::evaluate::evaluate_unless;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// A checkpoint saved fewer steps than this before a divergence is not trusted.
@@ -21,7 +20,6 @@ impl Run {
     pub(super) fn look_after(
         &mut self,
         epoch_ended: bool,
-        stop: &AtomicBool,
         observe: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), TokensError> {
         let since = self.clock.now() - self.times.validated;
@@ -29,7 +27,7 @@ impl Run {
         let due =
             if epoch_ended { counted || since >= VALIDATE_AT_MOST_EVERY } else { since >= VALIDATE_EVERY };
         if due && (counted && epoch_ended || since >= 10 * self.times.validation_took) {
-            self.validate(stop, observe)?;
+            self.validate(observe)?;
             self.try_save(observe);
         } else if self.clock.now() - self.times.saved >= self.options.save_every {
             self.try_save(observe);
@@ -37,15 +35,12 @@ impl Run {
         Ok(())
     }
 
-    /// Validates the model, and saves it if it is the best so far; unless `stop` becomes true meanwhile.
-    pub(super) fn validate(
-        &mut self,
-        stop: &AtomicBool,
-        observe: &mut dyn FnMut(Event<'_>),
-    ) -> Result<(), TokensError> {
+    /// Validates the model, and saves it if it is the best so far; unless the run is asked to stop meanwhile.
+    pub(super) fn validate(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), TokensError> {
         let start = self.clock.now();
         let (weights, text) = (self.trainer.average(), self.validation.stream());
-        let evaluation = self.trainer.on_threads(|| evaluate_unless(stop, weights, self.kernels, text))?;
+        let (stop, kernels) = (&*self.options.interrupt, self.kernels);
+        let evaluation = self.trainer.on_threads(|| evaluate_unless(stop, weights, kernels, text))?;
         let Some(evaluation) = evaluation else { return Ok(()) };
         self.times.validated = self.clock.now();
         self.times.validation_took = self.times.validated - start;
