@@ -126,6 +126,8 @@ fn where_a_text_is_expected() {
         [&train[..], &["--model-data", "text.txt", "?"]].concat(),
         [&train[..], &["--model-data", "text.txt", "--validation-data", "?"]].concat(),
         [&train[..], &["--model-data", "text.txt", "--bpe-data", "?"]].concat(),
+        vec!["tokenizer", "train", "--out", "made", "--data", "?"],
+        vec!["tokenizer", "train", "--out", "made", "--data", "text.txt", "?"],
         vec!["eval", "--checkpoint", "checkpoints/best.shoe", "--data", "?"],
         vec!["quantize", "checkpoints/best.shoe", "made", "--to", "q8", "--eval-data", "?"],
     ];
@@ -134,14 +136,11 @@ fn where_a_text_is_expected() {
     for command in commands {
         all_are_refused(&workspace, &command, &odd);
     }
-    // A tokenizer is trained on any bytes, but not on what can't be read.
-    let unreadable = ["folder", "dangling", "loop", "missing", "text/below", LONG];
-    all_are_refused(&workspace, &["tokenizer", "train", "--out", "made", "--data", "?"], &unreadable);
-    all_are_refused(
-        &workspace,
-        &["tokenizer", "train", "--out", "made", "--data", "text.txt", "?"],
-        &unreadable,
-    );
+    // A text, but too little of one; whose last tenth is what makes it too little is told.
+    workspace.write("letter.txt", "a\n");
+    let short = workspace.run(&[&train[..], &["--model-data", "letter.txt"]].concat());
+    short.failure(1, &["tokens to train on", "to validate on", "name more text"]);
+    assert!(!workspace.exists("made/metrics.jsonl"));
 }
 
 #[test]

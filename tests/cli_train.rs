@@ -53,6 +53,33 @@ fn a_run_leaves_checkpoints_and_metrics_and_nothing_on_stdout() {
 }
 
 #[test]
+fn a_tokenizer_is_trained_on_a_folder_as_a_model_is() {
+    let workspace = Workspace::new();
+    for name in ["texts/a.txt", "texts/b.txt"] {
+        workspace.write(name, dialogue(2000).replace('\n', "\r\n"));
+    }
+    workspace.write("joined.txt", [dialogue(2000), dialogue(2000)].join("\n\n"));
+    for (data, out) in [("texts", "a.json"), ("joined.txt", "b.json")] {
+        let train = ["tokenizer", "train", "--data", data, "--vocab-size", "300", "--out", out];
+        workspace.run(&train).success();
+    }
+    assert!(workspace.read("a.json") == workspace.read("b.json"));
+}
+
+#[test]
+fn more_threads_than_cores_are_remarked_on() {
+    let workspace = Workspace::new();
+    let said = |threads: &str| {
+        let mut train = tiny_training(&["--steps", "1"]);
+        let at = train.iter().position(|flag| *flag == "--threads").unwrap();
+        train[at + 1] = threads;
+        workspace.run(&train).success().stderr
+    };
+    assert!(said("500").contains("more threads than that are slower"));
+    assert!(!said("1").contains("slower"));
+}
+
+#[test]
 fn metrics_tell_the_learning_rate_and_the_loss_by_characters() {
     let workspace = Workspace::new();
     let flags = ["--steps", "40", "--warmup-steps", "0", "--final-lr", "0.5", "--lr", "0.004"];

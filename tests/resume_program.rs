@@ -88,6 +88,10 @@ fn metrics_go_on_where_the_checkpoint_was() {
     let checkpoint = format!("checkpoints/step-{:08}.shoe", before[0][0].as_u64().unwrap());
     workspace.train(&["--checkpoint", &checkpoint, "--epochs", "3"]).success();
     assert_eq!(before, validations());
+    let last = workspace.newest("checkpoints").unwrap();
+    let again = workspace.train(&["--checkpoint", &last]).success();
+    assert!(again.stderr.contains("Nothing was left to train"), "{}", again.stderr);
+    assert_eq!(before, validations());
 }
 
 #[test]
@@ -217,7 +221,7 @@ mod signals {
     }
 
     #[test]
-    fn a_signal_before_the_first_step_still_saves() {
+    fn a_signal_before_the_first_step_leaves_nothing() {
         let workspace = Workspace::new();
         let (program, mut pipe) = waiting(&workspace);
         send("TERM", &program);
@@ -226,7 +230,7 @@ mod signals {
         std::io::Write::write_all(&mut pipe, &workspace.read("text.txt")).unwrap();
         drop(pipe);
         let stopped = program::finish(program, b"").code(130);
-        assert!(stopped.stderr.contains("Stopped and saved"), "{stopped:#?}");
-        assert_eq!(workspace.inspect("checkpoints/step-00000000.shoe")["step"], 0);
+        assert!(stopped.stderr.contains("Stopped before training began"), "{stopped:#?}");
+        assert_eq!(workspace.list("checkpoints"), [".lock"]);
     }
 }

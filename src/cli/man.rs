@@ -1,6 +1,7 @@
 //! `shoestring man`
 
 use super::{Globals, tell};
+use crate::checkpoint::atomic_write;
 use anyhow::{Context, Result};
 use clap::Args;
 use clap_mangen::Man;
@@ -36,7 +37,7 @@ pub fn run(args: &ManArgs, command: clap::Command, globals: Globals) -> Result<E
     pages_of(command, &mut pages)?;
     for Page { file, text } in &pages {
         let path = folder.join(file);
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        atomic_write(&path, &[text]).with_context(|| format!("cannot write {}", path.display()))?;
     }
     if !globals.quiet {
         tell!("Wrote {} pages to {}.", pages.len(), folder.display());

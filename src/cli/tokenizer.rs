@@ -1,8 +1,8 @@
 //! `shoestring tokenizer`
 
 use super::tell;
-use crate::checkpoint::{atomic_write, open_tokenizer};
-use crate::text::TextError;
+use crate::checkpoint::{CheckpointError, atomic_write, open_tokenizer};
+use crate::text::{Text, TextError};
 use crate::tokenizer::{Encoder, Pieces, Special, Tokenizer, TokenizerView, Trainer};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
@@ -49,7 +49,7 @@ enum Command {
 
 #[derive(Args)]
 struct TrainArgs {
-    /// Text files, each a text of its own; any bytes
+    /// Text to train on: files, or folders of .txt files
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
     /// Number of tokens, with the 5 special tokens and the 256 bytes
@@ -104,18 +104,11 @@ pub fn run(args: TokenizerArgs) -> Result<()> {
 }
 
 fn train(args: &TrainArgs) -> Result<Tokenizer> {
+    let text = Text::open(&args.data)?;
     let mut trainer = Trainer::new(args.vocab_size, args.threads)?;
-    let mut bytes = 0;
-    for path in &args.data {
-        let error = || format!("cannot read {}", path.display());
-        let mut pieces = Pieces::new(File::open(path).with_context(error)?);
-        while let Some(piece) = pieces.next_piece().with_context(error)? {
-            trainer.count(piece);
-            bytes += piece.len();
-        }
-    }
-    if bytes == 0 {
-        return Err(TextError::Empty { path: args.data[0].clone() }.into());
+    let mut pieces = Pieces::new(text.reader());
+    while let Some(piece) = pieces.next_piece().map_err(TextError::from_read)? {
+        trainer.count(piece);
     }
     let tokenizer = trainer.train(|_, _| ())?;
     let size = tokenizer.view().vocabulary_size();
@@ -141,7 +134,15 @@ fn open(path: &Path) -> Result<Tokenizer> {
     let mut start = Vec::new();
     Read::take(&mut file, 64).read_to_end(&mut start).with_context(error)?;
     if start.trim_ascii_start().first() != Some(&b'{') {
-        return Ok(open_tokenizer(path)?);
+        return match open_tokenizer(path) {
+            Err(CheckpointError::Foreign { .. }) => {
+                bail!(
+                    "{} is neither a tokenizer.json nor a .shoe checkpoint; is it the right file?",
+                    path.display()
+                )
+            }
+            tokenizer => Ok(tokenizer?),
+        };
     }
     file.read_to_end(&mut start).with_context(error)?;
     let json = String::from_utf8(start).with_context(|| format!("{} is not UTF-8 text", path.display()))?;

@@ -8,6 +8,7 @@ use super::progress::{Display, Plan, Reading};
 use super::{CHECKPOINTS, Globals, INTERRUPTED, UsageError, chat, memory, name_paths, signals, tell};
 use crate::bundled;
 use crate::checkpoint::{Checkpoint, CheckpointError, Recipe, RunLength};
+use crate::cores;
 use crate::model::{Layout, ModelConfig};
 use crate::text::{Text, TextError};
 use crate::tokenizer::{Pieces, Tokenizer, Trainer};
@@ -41,6 +42,7 @@ pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
         }
         run => run?,
     };
+    let first_step = run.record().step;
     let plan = Plan { length: run.length(), tokens: run.tokens().0 };
     let mut display = Display::new(globals.quiet, plan);
     let outcome = run.train(&mut |event| display.show(&event));
@@ -61,6 +63,9 @@ pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
         Outcome::Finished => {
             let model = folder.best().unwrap_or(newest);
             if !globals.quiet {
+                if run.record().step == first_step {
+                    tell!("Nothing was left to train; a longer --minutes, --epochs or --steps goes on.");
+                }
                 display.summary(run.record(), &model);
             }
             drop(run);
@@ -316,9 +321,15 @@ fn announce(
     let (threads, kernel) = (options.threads, globals.kernels.name());
     let folder = run.folder().path().display();
     let memory = memory::size(memory);
-    let plural = if threads == 1 { "" } else { "s" };
-    tell!("Kernels {kernel}, {threads} thread{plural}, about {memory} of memory.");
+    tell!("Kernels {kernel}, {}, about {memory} of memory.", counted(threads, "thread"));
+    if options.threads > cores() {
+        tell!("This machine has {} for them: more threads than that are slower.", counted(cores(), "core"));
+    }
     tell!("Checkpoints go to {folder}; Ctrl-C stops and saves.");
+}
+
+fn counted(number: usize, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
 }
 
 fn size(bytes: u64) -> String {

@@ -47,8 +47,11 @@ pub enum TrainError {
     #[error(transparent)]
     Tokens(#[from] TokensError),
     /// The text is too short to learn from.
-    #[error("the training text has {tokens} tokens; at least two, and one to validate on, are needed")]
-    TooShort { tokens: usize },
+    #[error(
+        "the text has {training} tokens to train on and {validation} to validate on, where at least 2 and 1 are \
+        needed; name more text"
+    )]
+    TooShort { training: usize, validation: usize },
     /// A resumed run reads another text than before.
     #[error(
         "the training or validation text is not the one this run was started on; \
@@ -243,8 +246,9 @@ impl Run {
             options.threads,
             &mut progress,
         )?;
-        if training.count() < 2 || validation.count() == 0 {
-            return Err(TrainError::TooShort { tokens: training.count() + validation.count() });
+        let (to_train_on, to_validate_on) = (training.count(), validation.count());
+        if to_train_on < 2 || to_validate_on == 0 {
+            return Err(TrainError::TooShort { training: to_train_on, validation: to_validate_on });
         }
         record.dialogue = dialogue;
         let shape = (recipe.batch_size, recipe.seq_length);
