@@ -97,6 +97,9 @@ const BLOCK_ROWS: usize = 64;
 
 /// Here the rows of the product are the inputs, its lines are those of dy, and it is summed over rows.
 ///
+/// Lines of dy lie a row apart, often a multiple of a large power of two, and then fall into few sets of the first-level
+/// cache. A tile of one panel reads one for every few multiply-adds, and gets them side by side.
+///
 /// # Safety
 ///
 /// Shapes are as [`Kernels::weight_gradient`](crate::Kernels::weight_gradient) checks them.
@@ -111,6 +114,8 @@ pub(crate) unsafe fn weight_gradient<S: Simd>(
     depth: usize,
 ) {
     let (panels, x_stride) = (gradient.len() / depth, padded(depth));
+    let first = first_panel * PANEL_ROWS;
+    let mut gathered = [Line::default(); BLOCK_ROWS];
     for (dy, x) in dy.chunks(BLOCK_ROWS * dy_stride).zip(x.chunks(BLOCK_ROWS * x_stride)) {
         let product = Product {
             out: gradient.as_mut_ptr().cast(),
@@ -119,15 +124,30 @@ pub(crate) unsafe fn weight_gradient<S: Simd>(
             scalars: x.as_ptr(),
             scalar_row_stride: 1,
             scalar_step_stride: x_stride,
-            lines: dy[first_panel * PANEL_ROWS..].as_ptr(),
+            lines: dy[first..].as_ptr(),
             line_panel_stride: floats(1),
             line_step_stride: dy_stride,
             steps: dy.len() / dy_stride,
             start: Start::Out,
             sigmoid: false,
         };
-        // SAFETY: `gradient` holds panels of `depth` lines, dy and x `steps` rows, and dy has the panels.
-        unsafe { product.compute(s, depth, panels) };
+        if const { S::TILE_PANELS > 1 } {
+            // SAFETY: `gradient` holds panels of `depth` lines, dy and x `steps` rows, and dy has the panels.
+            unsafe { product.compute(s, depth, panels) };
+            continue;
+        }
+        for panel in 0..panels {
+            let column = first + panel * PANEL_ROWS;
+            for (line, row) in gathered.iter_mut().zip(dy.chunks_exact(dy_stride)) {
+                line.0.copy_from_slice(&row[column..][..PANEL_ROWS]);
+            }
+            // SAFETY: as above, for one panel, whose `steps` lines, at most `BLOCK_ROWS`, are gathered.
+            unsafe {
+                let lines = gathered.as_ptr().cast();
+                let product = Product { lines, line_step_stride: floats(1), ..product.from(0, panel) };
+                product.compute(s, depth, 1);
+            }
+        }
     }
 }
 

@@ -152,7 +152,7 @@ impl<E: Element> Product<E> {
     ///
     /// The row and the panel exist.
     #[inline(always)]
-    unsafe fn from(&self, row: usize, panel: usize) -> Self {
+    pub(super) unsafe fn from(&self, row: usize, panel: usize) -> Self {
         // SAFETY: the row and the panel exist, so every pointer stays in its buffer.
         unsafe {
             Self {
