@@ -126,10 +126,11 @@ pub fn decoding(model: &Model, kind: Kind, threads: usize, peaks: &Peaks, effort
             }
         }
     };
-    let mut seconds = |parts| effort.median_seconds(|| timed(|| write(parts))) / RUN_TOKENS as f64;
     // With each part the ones before it, so that a difference is the time of a part.
-    let (layers, with_head, all) =
-        (seconds([true, false, false]), seconds([true, true, false]), seconds([true, true, true]));
+    let parts = [[true, false, false], [true, true, false], [true, true, true]];
+    let [layers, with_head, all] = effort
+        .medians_by_turns(|which| timed(|| write(parts[which])))
+        .map(|seconds| seconds / RUN_TOKENS as f64);
     let prompt: Vec<u32> = (0..PROMPT_TOKENS as u32).map(|i| i % weights.config.vocabulary as u32).collect();
     let reading = |prompt: &[u32], team: &Arc<Team>| {
         let mut session = session.clone().on_team(Arc::clone(team));
