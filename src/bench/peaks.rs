@@ -61,17 +61,17 @@ fn levels(caches: &[Cache], available: Option<u64>) -> Vec<(&'static str, Option
     let assumed = (1..).zip(ASSUMED).map(|(level, bytes)| Cache { level, bytes, shared_by: 1 });
     let assumed: Vec<Cache> = assumed.collect();
     let mut levels = Vec::new();
-    let mut last = 0;
+    let mut last = 0_usize;
     for &Cache { level, bytes, shared_by } in if caches.is_empty() { &assumed } else { caches } {
         let name = ["L1d", "L2", "L3", "L4"].get(usize::from(level).wrapping_sub(1));
-        let read = (bytes / shared_by.max(1) / 2).max(4 * last).min(bytes / 2);
+        let read = (bytes / shared_by.max(1) / 2).max(last.saturating_mul(4)).min(bytes / 2);
         levels.extend(name.map(|&name| (name, Some(bytes), read)));
         last = last.max(bytes);
     }
     let spare = available.map_or(usize::MAX, |bytes| usize::try_from(bytes / 4).unwrap_or(usize::MAX));
-    let bytes = (4 * last).clamp(64 << 20, LARGEST).min(spare);
+    let bytes = last.saturating_mul(4).clamp(64 << 20, LARGEST).min(spare);
     // Less would measure the cache.
-    if bytes >= 2 * last {
+    if bytes >= last.saturating_mul(2) {
         levels.push(("memory", None, bytes));
     }
     levels
