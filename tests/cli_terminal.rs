@@ -203,7 +203,7 @@ fn every_command_does_what_it_says() {
     for (line, part) in [
         ("/temperature 101", "between 0 and 100"),
         ("/temperature warm", "between 0 and 100"),
-        ("/top-k -1", "between 0 and 18446744073709551615"),
+        ("/top-k -1", "between 0 and 1000000000"),
         ("/top-p 1.5", "between 0 and 1"),
         ("/min-p NaN", "between 0 and 1"),
         ("/repetition-penalty 0", "above 0"),

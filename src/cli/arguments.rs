@@ -13,7 +13,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "X", value_parser = float::<0, 100>)]
     temperature: Option<f32>,
     /// Choose among the N likeliest tokens only; 0 is off
-    #[arg(long, value_name = "N", default_value_t = Sampling::default().top_k, value_parser = whole::<usize, 0, { usize::MAX as u64 }>)]
+    #[arg(long, value_name = "N", default_value_t = Sampling::default().top_k, value_parser = tokens)]
     top_k: usize,
     /// Choose among the likeliest tokens that together have probability P; 1 is off
     #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p, value_parser = float::<0, 1>)]

@@ -1,6 +1,6 @@
 //! What a user can type besides messages.
 
-use super::super::arguments::{float, positive, seed, tokens, whole};
+use super::super::arguments::{float, positive, seed, tokens};
 use crate::chat::Conversation;
 use crate::sample::Sampling;
 use anyhow::bail;
@@ -82,7 +82,7 @@ static SETTINGS: [Setting; 7] = [
         about: "choose among the N likeliest tokens; 0 is off",
         get: |conversation| conversation.sampling().top_k.to_string(),
         set: |conversation, value| {
-            let top_k = whole::<usize, 0, { usize::MAX as u64 }>(value)?;
+            let top_k = tokens(value)?;
             sample(conversation, |sampling| sampling.top_k = top_k)
         },
     },
