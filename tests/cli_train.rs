@@ -86,20 +86,25 @@ fn metrics_tell_the_learning_rate_and_the_loss_by_characters() {
     workspace.train(&flags).success();
     let metrics = workspace.metrics("checkpoints/metrics.jsonl");
     let last = metrics.last().unwrap();
-    let number = |key: &str| last[key].as_f64().unwrap_or_else(|| panic!("{key} in {last}"));
+    // On a slow machine the last line, of the validation, comes right after another and has no steps of its own.
+    let trained = metrics.iter().rfind(|line| !line["train_nats_per_char"].is_null()).unwrap();
+    let number =
+        |line: &serde_json::Value, key: &str| line[key].as_f64().unwrap_or_else(|| panic!("{key} in {line}"));
     // The last of 40 steps: half a cosine from 0.004 to 0.002, at 39/40 of its way.
     let done = std::f64::consts::PI * 39.0 / 40.0;
     let expected = 0.004 * (0.5 + 0.25 * (1.0 + done.cos()));
-    assert!((number("learning_rate") / expected - 1.0).abs() < 1e-5, "{last} {expected}");
+    assert!((number(last, "learning_rate") / expected - 1.0).abs() < 1e-5, "{last} {expected}");
 
     // What is trained on is nine tenths of the text, which the last validation's ratios are near to.
-    let bytes_per_char =
-        number("train_nats_per_char") / number("train_bits_per_byte") / std::f64::consts::LN_2;
-    let held_out = number("val_nats_per_char") / number("val_bits_per_byte") / std::f64::consts::LN_2;
-    assert!((bytes_per_char / held_out - 1.0).abs() < 0.02, "{last}");
-    let chars_per_token = number("loss") / number("train_nats_per_char");
-    let held_out = number("val_nats_per_token") / number("val_nats_per_char");
-    assert!((chars_per_token / held_out - 1.0).abs() < 0.05, "{last}");
+    let ratio = |line, above: &str, below: &str| number(line, above) / number(line, below);
+    let bytes_per_char = ratio(trained, "train_nats_per_char", "train_bits_per_byte");
+    let held_out = ratio(last, "val_nats_per_char", "val_bits_per_byte");
+    assert!((bytes_per_char / held_out - 1.0).abs() < 0.02, "{trained} {last}");
+    // Bytes a character, of which few have more than one here.
+    assert!((1.0..1.1).contains(&(held_out / std::f64::consts::LN_2)), "{last}");
+    let chars_per_token = ratio(trained, "loss", "train_nats_per_char");
+    let held_out = ratio(last, "val_nats_per_token", "val_nats_per_char");
+    assert!((chars_per_token / held_out - 1.0).abs() < 0.05, "{trained} {last}");
 }
 
 #[test]
