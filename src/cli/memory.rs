@@ -19,6 +19,10 @@ const PROGRAM: u64 = 10_500_000;
 #[cfg(target_os = "linux")]
 const STACK: u64 = 2 << 20;
 
+/// What to do about a model that is too large.
+pub const SMALLER_MODEL: &str =
+    "choose a smaller --gru-hidden-size, --num-experts, --gru-layers, --embedding-dim or --bpe-vocab-size";
+
 /// Bytes that training on `threads` threads will take; an error if there are not as many, as far as the system tells, or
 /// with `force` only a warning.
 pub fn check(config: &ModelConfig, recipe: &Recipe, threads: usize, force: bool) -> Result<u64, UsageError> {
@@ -32,8 +36,7 @@ pub fn check(config: &ModelConfig, recipe: &Recipe, threads: usize, force: bool)
         return Ok(bytes);
     }
     Err(UsageError(format!(
-        "{lack}; choose a smaller --gru-hidden-size, --num-experts, --gru-layers, --embedding-dim, \
-         --bpe-vocab-size, --batch-size or --seq-length, or go on all the same with --force"
+        "{lack}; {SMALLER_MODEL}, a smaller --batch-size or --seq-length, or go on all the same with --force"
     )))
 }
 

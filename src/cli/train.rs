@@ -9,7 +9,7 @@ use super::{CHECKPOINTS, Globals, INTERRUPTED, UsageError, chat, memory, name_pa
 use crate::bundled;
 use crate::checkpoint::{Checkpoint, CheckpointError, Recipe, RunLength};
 use crate::cores;
-use crate::model::{Layout, ModelConfig};
+use crate::model::{ConfigError, Layout, ModelConfig};
 use crate::text::{Text, TextError};
 use crate::tokenizer::{Pieces, Tokenizer, Trainer};
 use crate::train::{
@@ -289,7 +289,10 @@ fn new_config(args: &ModelArgs) -> Result<ModelConfig> {
         tied: args.tied,
         eps_rmsnorm: args.eps_rmsnorm.unwrap_or(size.eps_rmsnorm),
     };
-    config.validate().map_err(|error| UsageError(error.to_string()))?;
+    config.validate().map_err(|error| match error {
+        ConfigError::TooLarge { .. } => UsageError(format!("{error}; {}", memory::SMALLER_MODEL)),
+        _ => UsageError(error.to_string()),
+    })?;
     Ok(config)
 }
 
