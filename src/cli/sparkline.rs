@@ -44,8 +44,10 @@ impl Course {
             (0..columns).map(|column| mean(&self.means[edge(column)..edge(column + 1)])).collect();
         let lowest = heights.iter().copied().fold(f64::INFINITY, f64::min);
         let highest = heights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let scale = (BLOCKS.len() - 1) as f64 / (highest - lowest).max(f64::MIN_POSITIVE);
-        heights.iter().map(|height| BLOCKS[((height - lowest) * scale).round() as usize]).collect()
+        let top = (BLOCKS.len() - 1) as f64;
+        // Of equal heights the quotient is not a number, which is the lowest block.
+        let block = |height: &f64| ((height - lowest) / (highest - lowest) * top).round() as usize;
+        heights.iter().map(|height| BLOCKS[block(height)]).collect()
     }
 }
 
@@ -69,6 +71,9 @@ mod tests {
         assert_eq!(course((0..8).map(|i| -f64::from(i))).sparkline(8), "█▇▆▅▄▃▂▁");
         assert_eq!(course([4.0, 4.0, 0.0, 0.0]).sparkline(2), "█▁");
         assert_eq!(course([1.0, f64::NAN, 1.0]).sparkline(9), "▁▁");
+        // Seven over the difference overflows; then the difference does.
+        assert_eq!(course([1e-308, 0.0]).sparkline(2), "█▁");
+        assert_eq!(course([f64::MAX, f64::MIN]).sparkline(2), "▁▁");
         assert_eq!(course([]).sparkline(9), "");
         assert_eq!(course([1.0]).sparkline(0), "");
     }
