@@ -10,11 +10,13 @@ pub mod bench;
 pub mod bundled;
 pub mod chat;
 pub mod checkpoint;
+#[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
 pub mod evaluate;
 pub mod generate;
 pub mod model;
+#[cfg(feature = "plot")]
 pub mod plot;
 pub mod quantize;
 pub mod reference;
