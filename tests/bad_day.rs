@@ -248,8 +248,8 @@ fn results_that_cannot_be_printed_are_an_error() {
     workspace.train(&["--steps", "3"]).success();
     let model = "checkpoints/best.shoe";
     let commands: [&[&str]; 10] = [
-        &["generate", "--prompt", "Hello", "--max-tokens", "9"],
-        &["generate", "--prompt", "Hello", "--max-tokens", "9", "--json"],
+        &["generate", "--prompt", "Hello", "--max-tokens", "9", "--ignore-eos"],
+        &["generate", "--prompt", "Hello", "--max-tokens", "9", "--ignore-eos", "--json"],
         &["chat", "--checkpoint", model],
         &["eval", "--checkpoint", model, "--data", "text.txt"],
         &["eval", "--checkpoint", model, "--data", "text.txt", "--json"],
