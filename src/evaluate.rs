@@ -13,7 +13,7 @@ use std::time::Instant;
 
 /// Tokens of one chunk; the state is carried from chunk to chunk, so the length only sets how much is
 /// multiplied at once.
-const STEPS: usize = 128;
+pub(crate) const STEPS: usize = 128;
 /// Tokens that a decoder reads at once: enough for it to use all threads, whole blocks of its own.
 const READ: usize = 256 * CHUNK;
 

@@ -105,6 +105,7 @@ impl Assignment {
         self.streams.clear();
         self.last_states.clear();
         self.sources.clear();
+        self.sources.reserve_exact(geometry.rows() * self.top_k);
         for expert in 0..self.experts {
             let steps = &self.active_steps[expert * geometry.batch..][..geometry.batch];
             let first = self.streams.len();
