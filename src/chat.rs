@@ -14,6 +14,8 @@ use thiserror::Error;
 
 /// How many turns back [`Conversation::undo`] goes; each is a copy of the state, a few kilobytes.
 pub const UNDO_LIMIT: usize = 100;
+/// What ends a reply in plain text.
+const PARAGRAPH: &str = "\n\n";
 /// Bytes of a file that are looked at to find a saved conversation in it: more than any has.
 const LONGEST_FILE: u64 = 1 << 28;
 
@@ -62,7 +64,7 @@ impl<'m> Conversation<'m> {
             limits.stop_tokens.extend([EOS, USER, BOT]);
         } else {
             limits.stop_tokens.push(EOS);
-            limits.stop.push("\n\n".to_owned());
+            limits.stop.push(PARAGRAPH.to_owned());
         }
         let mut conversation = Conversation { session, sampler, limits, dialogue, turns: VecDeque::new() };
         conversation.reset();
@@ -204,7 +206,7 @@ impl<'m> Conversation<'m> {
         let mut trimmed = Trimmed { write, begun: false, held: String::new() };
         let completion =
             generate(&mut self.session, &mut self.sampler, &self.limits, &mut |text| trimmed.push(text));
-        self.close_turn();
+        self.close_turn(completion.as_ref().map_or(0, |completion| completion.tokens));
         completion
     }
 
@@ -221,14 +223,30 @@ impl<'m> Conversation<'m> {
         }
     }
 
-    /// Ends the reply the way the training text does, however it ended.
-    fn close_turn(&mut self) {
+    /// Ends the reply, of so many tokens, the way the training text does, however it ended.
+    fn close_turn(&mut self, tokens: usize) {
         if self.dialogue {
             self.session.feed_tokens(&[EOS]);
             self.session.feed("\n");
         } else {
-            self.session.feed("\n\n");
+            let written = self.line_ends_written(tokens).min(PARAGRAPH.len());
+            self.session.feed(&PARAGRAPH[written..]);
         }
+    }
+
+    /// Line ends that the reply ended with, of which the last `tokens` tokens drawn, but for a stop token, are the end.
+    fn line_ends_written(&self, tokens: usize) -> usize {
+        let drawn = self.sampler.recent().rev().skip_while(|token| self.limits.stop_tokens.contains(token));
+        let mut count = 0;
+        for token in drawn.take(tokens) {
+            let text = self.session.tokenizer().token(token);
+            let line_ends = text.iter().rev().take_while(|&&byte| byte == b'\n').count();
+            count += line_ends;
+            if line_ends < text.len() {
+                break;
+            }
+        }
+        count
     }
 }
 

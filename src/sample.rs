@@ -131,6 +131,11 @@ impl Sampler {
         self.stream.recent.clone_from(&stream.recent);
     }
 
+    /// The tokens drawn lately, in their order: as many as the repetition penalty looks at.
+    pub fn recent(&self) -> impl DoubleEndedIterator<Item = u32> {
+        self.stream.recent.iter().copied()
+    }
+
     /// Forgets the tokens drawn lately. The random numbers go on.
     pub fn forget(&mut self) {
         self.stream.recent.clear();
@@ -230,15 +235,28 @@ impl Sampler {
             self.nucleus.extend_from_slice(&self.candidates);
             return;
         }
+        let weight =
+            |candidates: &[Candidate]| candidates.iter().map(|candidate| candidate.weight).sum::<f32>();
+        let all = weight(&self.candidates);
         // A heap yields the heaviest few without sorting the rest.
-        let total: f32 = self.candidates.iter().map(|candidate| candidate.weight).sum();
         let mut heap = BinaryHeap::from(std::mem::take(&mut self.candidates));
-        let limit = if top_k == 0 { usize::MAX } else { top_k };
         let mut sum = 0.0;
-        while self.nucleus.len() < limit && (self.nucleus.is_empty() || sum < top_p * total) {
-            let Some(candidate) = heap.pop() else { break };
+        let mut is_last = |candidate: &Candidate, total: f32| {
             sum += candidate.weight;
-            self.nucleus.push(candidate);
+            top_p < 1.0 && sum >= top_p * total
+        };
+        if top_k == 0 {
+            while let Some(candidate) = heap.pop() {
+                self.nucleus.push(candidate);
+                if is_last(&candidate, all) {
+                    break;
+                }
+            }
+        } else {
+            self.nucleus.extend(std::iter::from_fn(|| heap.pop()).take(top_k));
+            let total = weight(&self.nucleus);
+            let last = self.nucleus.iter().position(|candidate| is_last(candidate, total));
+            self.nucleus.truncate(last.map_or(top_k, |last| last + 1));
         }
         self.candidates = heap.into_vec();
     }
@@ -303,6 +321,11 @@ mod tests {
         assert_eq!(kept(Sampling { top_p: 0.81, ..PLAIN }), [true, true, true, false]);
         assert_eq!(kept(Sampling { min_p: 0.25, ..PLAIN }), [true, true, true, false]);
         assert_eq!(kept(Sampling { temperature: 0.0, ..PLAIN }), [true, false, false, false]);
+        // Each of what the one before it left: 0.5 of 0.8 is more than 0.6, and 0.8 of 0.95 more than 0.83.
+        assert_eq!(kept(Sampling { top_k: 2, top_p: 0.6, ..PLAIN }), [true, false, false, false]);
+        assert_eq!(kept(Sampling { top_k: 3, top_p: 0.83, ..PLAIN }), [true, true, false, false]);
+        assert_eq!(kept(Sampling { min_p: 0.25, top_p: 0.83, ..PLAIN }), [true, true, false, false]);
+        assert_eq!(kept(Sampling { top_k: 4, top_p: 0.83, ..PLAIN }), [true, true, true, false]);
     }
 
     #[test]

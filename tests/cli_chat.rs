@@ -5,7 +5,7 @@ mod program;
 #[path = "common/small_model.rs"]
 mod small_model;
 
-use program::{Finished, Workspace, finish};
+use program::{Finished, Workspace, finish, wait_for};
 use shoestring::model::ModelConfig;
 use small_model::{SMALL, save_endless_model, save_model};
 use std::io::{Read, Write};
@@ -143,6 +143,20 @@ fn a_session_that_cannot_be_kept_is_a_failure() {
     let run = chat(&workspace, &["--session", "absent/kept"], "Hello\n").failure(1, &["absent/kept"]);
     assert!(!run.stdout.is_empty(), "the reply came all the same");
     assert!(!workspace.exists("absent"));
+}
+
+#[test]
+fn what_was_said_is_kept_before_the_input_ends() {
+    let workspace = workspace();
+    let mut run = workspace.start(&["chat", "--checkpoint", "model.shoe", "--session", "kept"]);
+    run.stdin.as_mut().unwrap().write_all(b"Hello\n").unwrap();
+    wait_for("the session", || workspace.exists("kept"));
+    run.kill().unwrap();
+    run.wait().unwrap();
+    let sound = workspace.read("kept");
+    let run = chat(&workspace, &["--session", "kept"], "").success();
+    assert!(run.stderr.contains("Going on with kept"), "{}", run.stderr);
+    assert_eq!(workspace.read("kept"), sound);
 }
 
 #[test]

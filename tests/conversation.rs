@@ -10,7 +10,8 @@ use shoestring::chat::{Conversation, ConversationError, UNDO_LIMIT};
 use shoestring::generate::{FinishReason, Limits};
 use shoestring::model::{Model, ModelConfig, SessionError};
 use shoestring::sample::{Sampler, Sampling};
-use small_model::{SMALL, save_model};
+use shoestring::tokenizer::EOS;
+use small_model::{SMALL, save_model, save_model_of_short_lines};
 use std::fs;
 use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
@@ -181,6 +182,43 @@ fn so_many_turns_can_be_undone_and_no_more() {
     assert_eq!(conversation.undo(), None);
 }
 
+/// Held against a session that reads what a text would have there.
+#[test]
+fn a_reply_in_plain_text_ends_with_one_empty_line() {
+    let folder = tempfile::tempdir().unwrap();
+    save_model_of_short_lines(&folder.path().join("text.shoe"), SMALL);
+    let model = Model::open(folder.path().join("text.shoe")).unwrap();
+    let mut ended_by = [0; 3]; // so many line ends of the reply's own
+    for seed in 0..100 {
+        let sampling = Sampling { repetition_penalty: 1.0, seed, ..SAMPLING };
+        let limits = Limits { max_tokens: 3, ..Limits::default() };
+        let mut conversation = Conversation::new(model.session(), Sampler::new(sampling), false, limits);
+        say(&mut conversation, "Hello");
+
+        let (mut session, mut sampler) = (model.session(), Sampler::new(sampling));
+        session.feed_tokens(&[EOS]);
+        session.feed("\n\n");
+        session.feed("Hello\n");
+        let mut reply = Vec::new();
+        for _ in 0..3 {
+            let token = session.sample(&mut sampler);
+            if token == EOS {
+                break;
+            }
+            session.feed_tokens(&[token]);
+            reply.extend_from_slice(model.tokenizer().token(token));
+            if String::from_utf8_lossy(&reply).contains("\n\n") {
+                break;
+            }
+        }
+        let line_ends = reply.iter().rev().take_while(|&&byte| byte == b'\n').count().min(2);
+        session.feed(&"\n\n"[line_ends..]);
+        assert_eq!(conversation.session().save(), session.save(), "{seed}");
+        ended_by[line_ends] += 1;
+    }
+    assert!(ended_by.iter().all(|&count| count > 0), "{ended_by:?}");
+}
+
 #[test]
 fn an_interrupted_reply_is_a_turn_like_others() {
     let limits = Limits { max_tokens: usize::MAX, ..Limits::default() };
@@ -264,4 +302,19 @@ fn another_models_conversation_is_refused() {
     assert_eq!(source, SessionError::OtherModel);
     let absent = conversation(true).load(&folder.path().join("absent"));
     assert!(matches!(absent, Err(ConversationError::Read { .. })));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_conversation_stays_as_private_as_its_file_was() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("saved");
+    let conversation = conversation(true);
+    conversation.save(&path).unwrap();
+    for mode in [0o600, 0o640, 0o444] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        conversation.save(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode);
+    }
 }

@@ -174,6 +174,7 @@ fn reading_together_one_by_one_or_in_a_batch_is_the_same() {
             let mut batch = model.batch(3);
             batch.feed(&[EOS, EOS, EOS]);
             (0..3).for_each(|text| batch.reset(text));
+            assert!((0..3).all(|text| batch.logits(text).iter().all(|&logit| logit == 0.0)));
             for ((&a, &b), &c) in texts[0].iter().zip(texts[1]).zip(texts[2]) {
                 batch.feed(&[a, b, c]);
             }

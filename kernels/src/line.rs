@@ -149,7 +149,6 @@ pub fn unpack_panels(row_major: &mut [f32], panels: &[Line], rows: usize, column
 fn check_panels(operation: &str, panels: usize, row_major: usize, rows: usize, columns: usize) {
     let lines = panel_lines(rows, columns);
     assert!(panels == lines, "{operation}: `panels` must hold {lines} lines, got {panels}");
-    // No overflow: `lines` is at least rows * columns / 16, and did not overflow.
     let floats = rows.saturating_mul(columns);
     assert!(row_major == floats, "{operation}: `row_major` must hold {floats} floats, got {row_major}");
 }

@@ -50,7 +50,7 @@ impl Team {
         if items.len() < 2 || self.threads() == 1 {
             return items.iter_mut().for_each(run);
         }
-        let workers = self.workers.get_or_init(|| Workers::start(self.threads() - 1));
+        let workers = self.workers.get_or_init(|| Workers::start(self.threads().min(MOST_SHARES) - 1));
         let Ok(busy) = workers.busy.try_lock() else { return items.iter_mut().for_each(run) };
         let shares = items.len().min(self.threads()).min(MOST_SHARES);
         let (length, all) = (items.len(), Items(items.as_mut_ptr()));
@@ -139,7 +139,7 @@ struct Announcement {
     work: AtomicPtr<()>,
 }
 
-/// Shares that the bits of a round have room for.
+/// Shares that the bits of a round have room for; more threads would have nothing to do.
 const MOST_SHARES: usize = 32;
 
 /// A round of work and which shares of it are left, a bit each: `[number: 32, left: 32]` bits. A number comes again only

@@ -138,6 +138,7 @@ impl Staged {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a device or a pipe; name a file"));
         }
         let mut file = temporary_file(path)?;
+        keep_permissions(file.as_file(), path)?;
         write(file.as_file_mut())?;
         file.as_file().sync_all()?;
         Ok(Staged { file, path: path.to_owned() })
@@ -152,6 +153,14 @@ impl Staged {
         file.persist(&path).map_err(|e| e.error)?;
         sync_folder(folder_of(&path))
     }
+}
+
+/// Lets those read and write `file`, and no others, who may with what it is to replace at `path`.
+fn keep_permissions(file: &File, path: &Path) -> io::Result<()> {
+    let Ok(replaced) = fs::metadata(path) else { return Ok(()) };
+    let permissions = replaced.permissions();
+    // Some file systems know no permissions but one for all files, and refuse to set any.
+    if file.metadata()?.permissions() == permissions { Ok(()) } else { file.set_permissions(permissions) }
 }
 
 /// A file in the folder of `path`, to be given that name once it is whole; dropped, it is deleted.

@@ -55,7 +55,9 @@ impl<'m> Batch<'m> {
     /// # Panics
     /// If there is no such text.
     pub fn reset(&mut self, text: usize) {
-        let width = padded(self.decoder.weights().config.hidden);
+        let config = self.decoder.weights().config;
+        let (width, vocabulary) = (padded(config.hidden), padded(config.vocabulary));
+        self.logits[text * vocabulary..][..vocabulary].fill(0.0);
         for state in self.state.chunks_exact_mut(self.decoder.batch() * width) {
             state[text * width..][..width].fill(0.0);
         }

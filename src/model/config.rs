@@ -32,7 +32,7 @@ pub enum ConfigError {
     /// A size lies outside what is supported.
     #[error("{name} is {value}; it must lie between {low} and {high}")]
     OutOfRange {
-        /// The size, as its flag is called.
+        /// The size.
         name: &'static str,
         /// What it is.
         value: f64,

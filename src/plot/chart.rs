@@ -22,6 +22,10 @@ const DENSITY: u32 = 2;
 const SAMPLES: u32 = 2;
 /// Losses of the first part of a run, while it still falls steeply, don't set the height of the picture.
 const STEEP: f64 = 0.05;
+/// Ratios for which both scales have numbers that can be read.
+const SCALES: Range<f64> = 0.01..100.0;
+/// Room above and below the losses at least: what the numbers at the axis still tell apart.
+const LEAST_ROOM: f64 = 0.002;
 /// Ratios of bits/byte to nats/char that differ by less than this are one scale.
 const SAME_SCALE: f64 = 1.005;
 
@@ -127,9 +131,10 @@ fn picture<DB: DrawingBackend>(
 ) -> Result<(), PlotError> {
     area.fill(&WHITE).map_err(error)?;
     let ratio = |loss: &Loss| loss.bits_per_byte / loss.nats_per_char;
-    let ratios = || curves.iter().flat_map(Curve::losses).map(ratio);
+    // A loss of 0 is one in any unit.
+    let ratios = || curves.iter().flat_map(Curve::losses).map(ratio).filter(|ratio| !ratio.is_nan());
     let (least, most) = (ratios().fold(f64::INFINITY, f64::min), ratios().fold(0.0, f64::max));
-    if most < least * SAME_SCALE {
+    if SCALES.contains(&least) && most < least * SAME_SCALE {
         panel(area, curves, axis, (NATS, Some((BITS, (least * most).sqrt()))), scale)?;
     } else {
         let (upper, lower) = area.split_vertically(SIZE.1 * scale / 2);
@@ -266,7 +271,7 @@ fn y_range(curves: &[Curve], unit: Unit) -> Range<f64> {
         later.fold(f64::NEG_INFINITY, f64::max)
     };
     let highest = curves.iter().map(later).fold(f64::NEG_INFINITY, f64::max);
-    let room = (0.06 * (highest - lowest)).max(0.02 * highest);
+    let room = (0.06 * (highest - lowest)).max(0.02 * highest).max(LEAST_ROOM);
     lowest - room..highest + room
 }
 
@@ -345,6 +350,31 @@ mod tests {
                 prop_assert!(lines.iter().any(|line| line.contains(point)));
             }
         }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+        /// The drawing library tries forever to label some ranges.
+        #[test]
+        fn any_losses_that_can_be_read_are_drawn(
+            losses in proptest::collection::vec((any_size(), any_size(), any_size()), 1..6), split in 0..6_usize,
+        ) {
+            let losses = losses.into_iter();
+            let losses: Vec<Loss> =
+                losses.map(|(x, nats_per_char, bits_per_byte)| Loss { x, nats_per_char, bits_per_byte }).collect();
+            let (training, validation) = losses.split_at(split.min(losses.len()));
+            let pieces = |losses: &[Loss]| if losses.is_empty() { Vec::new() } else { vec![losses.to_vec()] };
+            let curve =
+                Curve { name: "run".to_owned(), training: pieces(training), validation: pieces(validation) };
+            for axis in [Axis::Tokens, Axis::Time] {
+                prop_assert!(draw(std::slice::from_ref(&curve), axis, Format::Svg).is_ok());
+            }
+        }
+    }
+
+    /// Zero, or of any size up to the largest that is read.
+    fn any_size() -> impl Strategy<Value = f64> {
+        prop_oneof![Just(0.0), 0.0..10.0_f64, (-300.0..12.0_f64).prop_map(|exponent| 10_f64.powf(exponent))]
     }
 
     #[test]

@@ -9,6 +9,9 @@ use std::path::Path;
 /// Points of a curve that are drawn at most; more would only make a line thick with noise.
 const MOST_POINTS: usize = 1500;
 
+/// Of losses and seconds: more than any run has, and few enough to draw.
+const LARGEST: f64 = 1e12;
+
 /// What the losses are drawn over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Axis {
@@ -54,6 +57,16 @@ struct Line {
     val_bits_per_byte: Option<f64>,
 }
 
+impl Line {
+    /// The numbers that could be anything.
+    fn numbers(&self) -> impl Iterator<Item = f64> {
+        let Line { train_nats_per_char, train_bits_per_byte, val_nats_per_char, val_bits_per_byte, .. } =
+            *self;
+        let losses = [train_nats_per_char, train_bits_per_byte, val_nats_per_char, val_bits_per_byte];
+        losses.into_iter().flatten().chain([self.seconds])
+    }
+}
+
 impl Curve {
     /// Reads the metrics of a run, a folder or its `metrics.jsonl`.
     ///
@@ -65,16 +78,18 @@ impl Curve {
             fs::read_to_string(&path).map_err(|source| PlotError::Io { path: path.clone(), source })?;
         let (mut training, mut validation) = (Vec::new(), Vec::new());
         for (number, line) in text.split_inclusive('\n').enumerate() {
+            let broken = |what: &str| {
+                Err(PlotError::Broken { path: path.clone(), line: number + 1, what: what.to_owned() })
+            };
             let line: Line = match serde_json::from_str(line) {
                 Ok(line) => line,
                 // A run that goes on, or was cut off, may be in the middle of a line.
                 Err(error) if error.is_eof() && !line.ends_with('\n') => break,
-                Err(error) => {
-                    let what = error.to_string();
-                    let what = what.split(" at line").next().unwrap_or_default().to_owned();
-                    return Err(PlotError::Broken { path, line: number + 1, what });
-                }
+                Err(error) => return broken(error.to_string().split(" at line").next().unwrap_or_default()),
             };
+            if let Some(number) = line.numbers().find(|number| !(0.0..=LARGEST).contains(number)) {
+                return broken(&format!("{number} is no loss and no time"));
+            }
             let x = match axis {
                 Axis::Tokens => line.tokens as f64,
                 Axis::Steps => line.step as f64,

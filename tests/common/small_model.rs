@@ -6,7 +6,7 @@ use shoestring::checkpoint::{CheckpointError, Contents, Position, Record, Traini
 use shoestring::kernels::{Line, padded};
 use shoestring::model::{Kind, Layout, Model, ModelConfig};
 use shoestring::quantize::requantize;
-use shoestring::tokenizer::{MINIMUM_VOCABULARY, Tokenizer};
+use shoestring::tokenizer::{MINIMUM_VOCABULARY, Special, Tokenizer};
 use shoestring::train::{default_recipe, initialise};
 use std::path::Path;
 
@@ -72,6 +72,17 @@ pub fn save_endless_model(path: &Path, config: ModelConfig) {
     // Never a special token: ids 0 to 4.
     weights[layout.head_bias.start].0[..5].fill(-1e6);
     save_weights(path, config, &weights, true);
+}
+
+/// Saves an untrained model of plain text that begins a new line with every other token or so.
+pub fn save_model_of_short_lines(path: &Path, config: ModelConfig) {
+    let layout = Layout::new(&config);
+    let mut weights = initialise(&layout, 1); // [lines]
+    let mut line_end = Vec::new();
+    tokenizer(config.vocabulary).view().encode(b"\n", Special::AsText, &mut line_end);
+    let line_end = line_end[0] as usize;
+    weights[layout.head_bias.start + line_end / 16].0[line_end % 16] = 5.0;
+    save_weights(path, config, &weights, false);
 }
 
 fn save_weights(path: &Path, config: ModelConfig, weights: &[Line], dialogue: bool) {

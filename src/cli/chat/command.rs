@@ -62,7 +62,7 @@ const COMMANDS: [(&str, &str, &str); 8] = [
     ("save", "FILE", "save the conversation"),
     ("load", "FILE", "go on with a saved conversation"),
     ("stats", "[on|off]", "tokens and speed so far, or after each reply"),
-    ("quit", "", "leave, as do Ctrl-D, and Ctrl-C twice"),
+    ("quit", "", "leave, as do `exit`, `quit`, Ctrl-D, and Ctrl-C twice"),
 ];
 
 static SETTINGS: [Setting; 7] = [

@@ -144,7 +144,6 @@ impl<'m> Chat<'m> {
                     Err(error) => tell!("{}", printable(&describe(&error))),
                 },
             }
-            // Whatever happens to the program from here on, this much was said.
             if let Err(error) = self.keep() {
                 tell!("{error}");
             }
@@ -161,6 +160,7 @@ impl<'m> Chat<'m> {
                 Err(error) if error.is::<io::Error>() => return Err(error),
                 Err(error) => return Err(error.context(format!("line {number}"))),
             }
+            self.keep()?;
         }
         Ok(())
     }
@@ -238,7 +238,8 @@ impl<'m> Chat<'m> {
         Ok(())
     }
 
-    /// Writes the conversation to where it is kept, if it has changed.
+    /// Writes the conversation to where it is kept, if it has changed: after each line, as a signal may end the program
+    /// at any time.
     fn keep(&mut self) -> Result<(), ConversationError> {
         if let Some(path) = &self.session
             && self.changed
