@@ -81,7 +81,7 @@ fn metrics_go_on_where_the_checkpoint_was() {
     // All but the times, and the lines that are written once a second, or, with validations, once a minute.
     let validations = || -> Vec<Value> {
         let lines = workspace.metrics("checkpoints/metrics.jsonl");
-        let ends_epoch = |line: &&Value| line["step"].as_u64().unwrap() % (steps / 3) == 0;
+        let ends_epoch = |line: &&Value| line["step"].as_u64().unwrap().is_multiple_of(steps / 3);
         let validations = lines.iter().filter(|line| line.get("val_nats_per_token").is_some());
         validations
             .filter(ends_epoch)
