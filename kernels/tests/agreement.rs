@@ -178,8 +178,9 @@ fn everything(kernels: &Kernels) -> Vec<f32> {
     kernels.gemm_f16(&mut products, &dy, &halves, hidden, Epilogue::Bias(&gain));
     all.extend(&products);
     all.push(kernels.sum_of_squares(&products) as f32);
-    kernels.transpose_panels(&mut first, &weights, hidden, hidden);
-    all.extend(as_floats(&first));
+    let mut transposed = vec![Line::default(); recurrent.len()];
+    kernels.transpose_panels(&mut transposed, &weights, hidden, hidden);
+    all.extend(as_floats(&transposed));
 
     let x: Vec<f32> = random.floats(1000).iter().map(|x| x * 20.0).collect();
     let mut y = vec![0.0; x.len()];

@@ -9,8 +9,9 @@ use std::path::Path;
 /// Points of a curve that are drawn at most; more would only make a line thick with noise.
 const MOST_POINTS: usize = 1500;
 
-/// Of losses and seconds: more than any run has, and few enough to draw.
-const LARGEST: f64 = 1e12;
+/// Of losses and seconds. A run that diverges can have losses near it; the drawing library takes forever over numbers
+/// far beyond.
+const LARGEST: f64 = f32::MAX as f64;
 
 /// What the losses are drawn over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
