@@ -164,9 +164,10 @@ fn what_cannot_be_resumed_says_why() {
 mod signals {
     use super::*;
     use program::{send, wait_for};
-    use std::io::Read;
-    use std::process::{Child, Command};
-    use std::time::Duration;
+    use std::fs::{self, File};
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::path::PathBuf;
+    use std::process::Command;
 
     #[test]
     fn a_signal_saves_and_the_resumed_run_ends_like_an_undisturbed_one() {
@@ -197,45 +198,60 @@ mod signals {
         }
     }
 
-    /// A named pipe instead of a text keeps the program waiting until it is written to.
-    fn waiting(workspace: &Workspace) -> (Child, std::fs::File) {
-        assert!(Command::new("mkfifo").arg(workspace.path("pipe.txt")).status().unwrap().success());
-        let arguments = ["train", "--no-chat", "--model-data", "pipe.txt", "--threads", "1"];
-        let program = workspace.start(&arguments);
-        // Opening it takes until the program opens it too, by which time it handles signals.
-        let pipe = std::fs::File::options().write(true).open(workspace.path("pipe.txt")).unwrap();
-        (program, pipe)
+    fn make_pipe(workspace: &Workspace, name: &str) -> PathBuf {
+        let pipe = workspace.path(name);
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        pipe
+    }
+
+    #[test]
+    fn a_signal_while_the_text_comes_ends_the_program_at_once() {
+        let workspace = Workspace::new();
+        let pipe = make_pipe(&workspace, "pipe.txt");
+        for signal in ["INT", "TERM"] {
+            let program = workspace.start(&["train", "--no-chat", "--model-data", "pipe.txt"]);
+            // Opening it takes until the program opens it too, by which time it handles signals.
+            let mut writer = File::options().write(true).open(&pipe).unwrap();
+            writer.write_all(&workspace.read("text.txt")).unwrap();
+            send(signal, &program);
+            let stopped = program::finish(program, b"").code(130);
+            drop(writer);
+            assert!(stopped.stderr.contains("Stopped before training began"), "{stopped:#?}");
+            assert!(!workspace.exists("checkpoints"));
+        }
     }
 
     #[test]
     fn a_second_signal_ends_the_program_at_once() {
         let workspace = Workspace::new();
-        let (mut program, pipe) = waiting(&workspace);
+        workspace.train(&["--steps", "2"]).success();
+        let before = workspace.newest("checkpoints").unwrap();
+        fs::remove_file(workspace.path("checkpoints/metrics.jsonl")).unwrap();
+        // Keeps the program waiting, once it has read its text, until someone writes to it.
+        let pipe = make_pipe(&workspace, "checkpoints/metrics.jsonl");
+        let mut program = workspace.start(&[
+            "train",
+            "--no-chat",
+            "--checkpoint",
+            &before,
+            "--steps",
+            "4",
+            "--threads",
+            "1",
+        ]);
+        let writer = File::options().write(true).open(&pipe).unwrap();
         send("INT", &program);
-        let mut said = [0; 10];
-        let mut stderr = program.stderr.take().unwrap();
-        stderr.read_exact(&mut said).unwrap();
+        let mut said = String::new();
+        let mut stderr = BufReader::new(program.stderr.take().unwrap());
+        while !said.contains("Stopping; once more to stop at once.") {
+            assert_ne!(stderr.read_line(&mut said).unwrap(), 0, "{said}");
+        }
         assert_eq!(program.try_wait().unwrap(), None, "one signal does not end it at once");
-        send("INT", &program);
-        assert_eq!(program.wait().unwrap().code(), Some(130));
-        let mut rest = String::new();
-        stderr.read_to_string(&mut rest).unwrap();
-        assert!(!rest.contains("saved"), "{rest}");
-        drop(pipe);
-        assert!(!workspace.exists("checkpoints"));
-    }
-
-    #[test]
-    fn a_signal_before_the_first_step_leaves_nothing() {
-        let workspace = Workspace::new();
-        let (program, mut pipe) = waiting(&workspace);
         send("TERM", &program);
-        // The signal is handled by another thread, in its own time.
-        std::thread::sleep(Duration::from_millis(100));
-        std::io::Write::write_all(&mut pipe, &workspace.read("text.txt")).unwrap();
-        drop(pipe);
-        let stopped = program::finish(program, b"").code(130);
-        assert!(stopped.stderr.contains("Stopped before training began"), "{stopped:#?}");
-        assert_eq!(workspace.list("checkpoints"), [".lock"]);
+        assert_eq!(program.wait().unwrap().code(), Some(130));
+        stderr.read_to_string(&mut said).unwrap();
+        assert!(!said.contains("saved"), "{said}");
+        drop(writer);
+        assert_eq!(workspace.newest("checkpoints").unwrap(), before);
     }
 }

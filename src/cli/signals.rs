@@ -26,7 +26,12 @@ pub fn handle(action: impl FnMut() + Send + 'static) -> Result<()> {
 
 #[cfg(unix)]
 fn install() -> std::io::Result<()> {
-    let mut signals = Signals::new([consts::SIGINT, consts::SIGTERM, consts::SIGHUP])?;
+    let mut heeded = vec![consts::SIGINT, consts::SIGTERM];
+    // A handler would take the place of what `nohup` asked for.
+    if !ignores_hangups() {
+        heeded.push(consts::SIGHUP);
+    }
+    let mut signals = Signals::new(heeded)?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for _ in &mut signals {
             run();
@@ -50,19 +55,12 @@ fn run() {
 /// before it starts a thread.
 #[cfg(unix)]
 pub fn prepare() {
-    block(Signal::SIGXFSZ);
+    // It fails for wrong arguments only.
+    let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
 }
 
 #[cfg(not(unix))]
 pub fn prepare() {}
-
-#[cfg(unix)]
-fn block(signal: Signal) {
-    let mut signals = SigSet::empty();
-    signals.add(signal);
-    // It fails for wrong arguments only.
-    let _ = signals.thread_block();
-}
 
 /// Whether the program was started with SIGHUP ignored, as far as the system tells without being asked by unsafe
 /// code.
@@ -79,25 +77,26 @@ fn ignored(status: &str) -> Option<u64> {
     u64::from_str_radix(mask.trim(), 16).ok()
 }
 
-/// A flag that the first SIGINT, SIGTERM or SIGHUP sets; the second ends the process at once. To be called before
-/// the program starts a thread.
-pub fn stop_flag(quiet: bool) -> Result<Arc<AtomicBool>> {
-    // The handler would take the place of what `nohup` asked for.
-    #[cfg(unix)]
-    if ignores_hangups() {
-        block(Signal::SIGHUP);
-    }
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
+/// Ends the process at the first signal, with `message`: as long as there is nothing to lose.
+pub fn end_at_once(quiet: bool, message: &'static str) -> Result<()> {
     handle(move || {
-        if flag.swap(true, Ordering::Relaxed) {
+        if !quiet {
+            tell!("\n{message}");
+        }
+        std::process::exit(i32::from(INTERRUPTED));
+    })
+}
+
+/// Sets `stop` at the first signal from now on; the second ends the process at once.
+pub fn stop(stop: Arc<AtomicBool>, quiet: bool) -> Result<()> {
+    handle(move || {
+        if stop.swap(true, Ordering::Relaxed) {
             std::process::exit(i32::from(INTERRUPTED));
         }
         if !quiet {
             tell!("\nStopping; once more to stop at once.");
         }
-    })?;
-    Ok(stop)
+    })
 }
 
 #[cfg(all(test, unix))]

@@ -21,14 +21,17 @@ use flags::{ModelArgs, RecipeName};
 use std::io::{IsTerminal, Read, stdin, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Minutes that suit the bundled corpus.
 const BUNDLED_MINUTES: f64 = 3.0;
+const STOPPED_EARLY: &str = "Stopped before training began: there is nothing to save yet.";
 
 pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
-    // Before anything is read or computed: a Ctrl-C must never lose what there is.
-    let options = args.options(signals::stop_flag(globals.quiet)?);
+    // Reading a text can take as long as whoever writes it wants, and until it is read there is nothing to lose.
+    signals::end_at_once(globals.quiet, STOPPED_EARLY)?;
+    let options = args.options(Arc::default());
     let run = match &args.checkpoint {
         Some(path) => resume(&args, path, options, globals),
         None => start(&args, options, globals),
@@ -36,7 +39,7 @@ pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
     let mut run = match run {
         Err(error) if matches!(error.downcast_ref(), Some(TrainError::Interrupted)) => {
             if !globals.quiet {
-                tell!("Stopped before training began: there is nothing to save yet.");
+                tell!("{STOPPED_EARLY}");
             }
             return Ok(ExitCode::from(INTERRUPTED));
         }
@@ -71,6 +74,8 @@ pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
             drop(run);
             if !args.no_chat && stdin().is_terminal() && stdout().is_terminal() {
                 chat::with_model(&model, globals)?;
+            } else if !globals.quiet {
+                tell!("Chat with it: shoestring chat --checkpoint {}", model.display());
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -97,6 +102,7 @@ fn start(args: &TrainArgs, options: Options, globals: Globals) -> Result<Run> {
     let memory = memory::check(&config, &recipe, options.threads, args.force)?;
     let corpus = read_corpus(&args.model_data, &args.validation_data, globals)?;
     let bpe_text = if args.bpe_data.is_empty() { None } else { Some(Text::open(&args.bpe_data)?) };
+    signals::stop(Arc::clone(&options.interrupt), globals.quiet)?;
     let path = args.checkpoint_dir.as_deref().unwrap_or(Path::new(CHECKPOINTS));
     let folder = RunFolder::open(path, args.keep, None)?;
     let tokenizer = train_tokenizer(bpe_text, config.vocabulary, &corpus, &options, globals)?;
@@ -144,6 +150,7 @@ fn resume(args: &TrainArgs, path: &Path, options: Options, globals: Globals) -> 
             _ => error,
         }
     })?;
+    signals::stop(Arc::clone(&options.interrupt), globals.quiet)?;
     let folder = resumed_folder(args, path, record.step)?;
     let (kernels, mut observe) = (globals.kernels, show_tokenizing(globals));
     let run = Run::resume(&checkpoint, recipe, corpus, kernels, folder, options.clone(), &mut observe)?;

@@ -8,7 +8,7 @@ pub use reader::TextReader;
 
 use census::Census;
 use lines::UnixLines;
-use reader::copy_of;
+use reader::Keeping;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 /// Bytes read at once.
 const BLOCK: usize = 1 << 16;
+/// Bytes after which what is not text so far is read no further: a device can go on for ever.
+const ENOUGH: u64 = 1 << 20;
 
 /// Why a text can't be used.
 #[derive(Debug, Error)]
@@ -142,9 +144,16 @@ impl Text {
 
     fn add(&mut self, path: PathBuf) -> Result<(), TextError> {
         let io_error = |source| TextError::Io { path: path.clone(), source };
-        let is_file = fs::metadata(&path).map_err(io_error)?.is_file();
-        let place = if is_file { Place::File } else { Place::Copy(copy_of(&path)?) };
-        let (census, hash, converted) = place.bytes(&path).and_then(survey).map_err(io_error)?;
+        let read_error = |error: io::Error| error.downcast().unwrap_or_else(io_error);
+        let (place, Survey { census, hash, converted }) = if fs::metadata(&path).map_err(io_error)?.is_file()
+        {
+            let file = File::open(&path).map_err(io_error)?;
+            (Place::File, Survey::of(file).map_err(read_error)?)
+        } else {
+            let mut kept = Keeping::open(&path)?;
+            let survey = Survey::of(&mut kept).map_err(read_error)?;
+            (Place::Copy(kept.into_copy()), survey)
+        };
         if census.is_blank() {
             return Err(TextError::Empty { path });
         }
@@ -158,19 +167,28 @@ impl Text {
     }
 }
 
-/// What there is in a file: its counts and hash with plain line ends, and whether they had to be converted.
-fn survey(bytes: impl Read) -> io::Result<(Census, u64, bool)> {
-    let mut lines = UnixLines::new(bytes);
-    let (mut census, mut hasher) = (Census::default(), Xxh3::new());
-    let mut block = vec![0; BLOCK];
-    loop {
-        match lines.read(&mut block)? {
-            0 => return Ok((census, hasher.digest(), lines.converted())),
-            count => {
-                hasher.update(&block[..count]);
-                census.count(&block[..count]);
+/// What there is in a file with its line ends made plain, and whether they had to be.
+struct Survey {
+    census: Census,
+    hash: u64,
+    converted: bool,
+}
+
+impl Survey {
+    /// Of all of `bytes`, or as much as it takes to see that they are no text.
+    fn of(bytes: impl Read) -> io::Result<Self> {
+        let mut lines = UnixLines::new(bytes);
+        let (mut census, mut hasher) = (Census::default(), Xxh3::new());
+        let mut block = vec![0; BLOCK];
+        while census.bytes() < ENOUGH || census.is_text() {
+            let count = lines.read(&mut block)?;
+            if count == 0 {
+                break;
             }
+            hasher.update(&block[..count]);
+            census.count(&block[..count]);
         }
+        Ok(Survey { census, hash: hasher.digest(), converted: lines.converted() })
     }
 }
 
@@ -264,6 +282,15 @@ mod tests {
         assert_eq!(read(&text).unwrap(), whole, "what it held is still there");
         fs::remove_file(&file).unwrap();
         assert!(matches!(read(&text).unwrap_err(), TextError::Io { path, .. } if path == file));
+    }
+
+    #[test]
+    fn what_goes_on_for_ever_is_seen_to_be_no_text() {
+        let Survey { census, .. } = Survey::of(io::repeat(0)).unwrap();
+        assert!(!census.is_text() && census.bytes() <= ENOUGH + BLOCK as u64);
+        // A NUL here and there is no reason to stop.
+        let text = b"a\0".iter().chain(&[b'b'; 3000]).copied().collect::<Vec<u8>>().repeat(1000);
+        assert_eq!(Survey::of(&text[..]).unwrap().census.bytes(), text.len() as u64);
     }
 
     #[cfg(unix)]

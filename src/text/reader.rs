@@ -4,8 +4,8 @@ use super::lines::UnixLines;
 use super::{Place, Source, TextError};
 use std::env;
 use std::fs::File;
-use std::io::{self, Read, Seek};
-use std::path::Path;
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
 /// What stands between the files of a text.
@@ -107,14 +107,37 @@ impl Source {
     }
 }
 
-/// What `path` yields, in a temporary file without a name.
-pub fn copy_of(path: &Path) -> Result<File, TextError> {
-    let mut from = File::open(path).map_err(|source| TextError::Io { path: path.to_owned(), source })?;
-    let folder = env::temp_dir();
-    let mut copy = || -> io::Result<File> {
-        let mut to = tempfile::tempfile_in(&folder)?;
-        io::copy(&mut from, &mut to)?;
-        Ok(to)
-    };
-    copy().map_err(|source| TextError::Copy { path: path.to_owned(), folder, source })
+/// Reads what can only be read once, and keeps it in a temporary file without a name.
+pub struct Keeping<'a> {
+    path: &'a Path,
+    from: File,
+    folder: PathBuf,
+    to: File,
+}
+
+impl<'a> Keeping<'a> {
+    pub fn open(path: &'a Path) -> Result<Self, TextError> {
+        let from = File::open(path).map_err(|source| TextError::Io { path: path.to_owned(), source })?;
+        let folder = env::temp_dir();
+        match tempfile::tempfile_in(&folder) {
+            Ok(to) => Ok(Keeping { path, from, folder, to }),
+            Err(source) => Err(TextError::Copy { path: path.to_owned(), folder, source }),
+        }
+    }
+
+    /// What has been read.
+    pub fn into_copy(self) -> File {
+        self.to
+    }
+}
+
+impl Read for Keeping<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let count = self.from.read(out)?;
+        self.to.write_all(&out[..count]).map_err(|source| {
+            let (path, folder) = (self.path.to_owned(), self.folder.clone());
+            io::Error::other(TextError::Copy { path, folder, source })
+        })?;
+        Ok(count)
+    }
 }
