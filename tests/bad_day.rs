@@ -189,7 +189,10 @@ fn on_a_full_disk_training_goes_on_and_saves_when_there_is_room_again() {
     let logged = lines();
     wait_for("another line", || lines() > logged);
     let said = program.end("TERM", 130);
-    assert!(said.contains("File too large (os error 27). Training goes on and will try again."), "{said}");
+    assert!(
+        said.contains("File too large (os error 27). The next save will be tried all the same."),
+        "{said}"
+    );
     assert_eq!(said.matches("cannot write to metrics.jsonl").count(), 1, "{said}");
     metrics_are_whole(&workspace, "checkpoints", false);
 
@@ -344,13 +347,27 @@ fn set_mode(workspace: &Workspace, name: &str, mode: u32) {
 }
 
 #[test]
+fn a_best_model_that_cannot_be_saved_is_a_failure_and_its_run_can_go_on() {
+    let workspace = Workspace::new();
+    workspace.write("checkpoints/best.shoe/in-the-way", "");
+    let run = workspace.train(&["--steps", "3"]).code(1);
+    let hint = "shoestring train --checkpoint checkpoints/step-00000003.shoe";
+    assert!(run.stderr.lines().last().unwrap().contains("cannot save checkpoints/best.shoe"), "{run:#?}");
+    assert!(run.stderr.lines().last().unwrap().contains(hint), "{run:#?}");
+    fs::remove_dir_all(workspace.path("checkpoints/best.shoe")).unwrap();
+    let resume = ["train", "--no-chat", "--checkpoint", "checkpoints/step-00000003.shoe", "--steps", "5"];
+    workspace.run(&resume).success();
+    assert_eq!(workspace.inspect("checkpoints/best.shoe")["step"], 5);
+}
+
+#[test]
 fn a_folder_that_cannot_be_written_for_a_while_costs_no_more_than_the_saves_in_between() {
     let workspace = Workspace::new();
     let arguments = tiny_training(&["--minutes", "5", "--save-every", "0.1s"]);
     let program = Running::start(&mut unprivileged(&workspace, &arguments));
     wait_for("a checkpoint", || workspace.newest("checkpoints").is_some());
     set_mode(&workspace, "checkpoints", 0o555);
-    program.wait_until_said("Permission denied (os error 13). Training goes on and will try again.");
+    program.wait_until_said("Permission denied (os error 13). The next save will be tried all the same.");
     let before = workspace.newest("checkpoints").unwrap();
     all_checkpoints_open(&workspace, "checkpoints");
     set_mode(&workspace, "checkpoints", 0o755);

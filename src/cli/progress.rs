@@ -64,7 +64,7 @@ impl Display {
             )),
             Event::Saved { .. } => {}
             Event::SaveFailed { error } => {
-                self.warn(&format!("{error}. Training goes on and will try again."))
+                self.warn(&format!("{error}. The next save will be tried all the same."))
             }
             Event::LogFailed { error } => {
                 self.warn(&format!("cannot write to metrics.jsonl: {error}. Training goes on without."))

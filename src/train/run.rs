@@ -49,7 +49,7 @@ pub enum TrainError {
     /// The text is too short to learn from.
     #[error(
         "the text has {training} tokens to train on and {validation} to validate on, where at least 2 and 1 are \
-        needed; name more text"
+        needed; name more text, or, if it only repeats itself, a smaller --bpe-vocab-size"
     )]
     TooShort { training: usize, validation: usize },
     /// A resumed run reads another text than before.
@@ -103,7 +103,7 @@ pub enum Event<'a> {
     NotValidated { step: u64 },
     /// A checkpoint was saved.
     Saved { path: &'a Path },
-    /// A checkpoint could not be saved; training goes on and will try again.
+    /// A checkpoint could not be saved; the run goes on to its next save.
     SaveFailed { error: &'a CheckpointError },
     /// `metrics.jsonl` can't be written; training goes on and the lines until it can are left out.
     LogFailed { error: &'a io::Error },
@@ -140,6 +140,8 @@ pub struct Run {
     seconds_before: f64,
     times: Times,
     log_failed: bool,
+    /// The last validation was the best, and the model could not be saved.
+    owes_best: bool,
 }
 
 /// When things last happened, by the run's clock.
@@ -284,6 +286,7 @@ impl Run {
             seconds_before,
             times,
             log_failed: false,
+            owes_best: false,
         })
     }
 
@@ -363,6 +366,9 @@ impl Run {
             self.validate(observe)?;
         }
         self.save(observe)?;
+        if self.owes_best && self.is_validated() {
+            self.save_best()?;
+        }
         // The validation that a stop cut short is made when the run is resumed.
         let is_stopped = self.is_interrupted() && !self.is_validated();
         Ok(if is_stopped { Outcome::Interrupted } else { Outcome::Finished })

@@ -2,7 +2,7 @@
 
 use super::{Event, MOST_DIVERGENCES, Run, RunFolder, StepReport, TokensError, TrainError};
 use crate::chat::sample_text;
-use crate::checkpoint::{Checkpoint, Contents, Position, Record, TrainingState};
+use crate::checkpoint::{Checkpoint, CheckpointError, Contents, Position, Record, TrainingState};
 use crate::evaluate::evaluate_unless;
 use std::io;
 use std::path::PathBuf;
@@ -54,9 +54,7 @@ impl Run {
         let best = earlier.fold(f64::INFINITY, f64::min) > validation.nats_per_token;
         self.record.validations.push(validation);
         self.record.seconds = self.seconds();
-        if best {
-            self.save_best(observe);
-        }
+        self.owes_best = best && !self.try_save_best(observe);
         let weights = self.trainer.average();
         let sample = sample_text(weights, self.tokenizer.view(), self.kernels, self.record.dialogue);
         let logged = self.metrics.validation(&mut self.folder, &self.record, &validation);
@@ -78,7 +76,12 @@ impl Run {
         }
     }
 
-    fn save_best(&mut self, observe: &mut dyn FnMut(Event<'_>)) {
+    /// Whether the model could be saved; if not, that is told.
+    fn try_save_best(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> bool {
+        self.save_best().inspect_err(|error| observe(Event::SaveFailed { error })).is_ok()
+    }
+
+    pub(super) fn save_best(&mut self) -> Result<(), CheckpointError> {
         let contents = Contents {
             config: self.config,
             tokenizer: self.tokenizer.clone(),
@@ -86,9 +89,7 @@ impl Run {
             record: self.record.clone(),
             training: None,
         };
-        if let Err(error) = self.folder.save_best(&contents) {
-            observe(Event::SaveFailed { error: &error });
-        }
+        self.folder.save_best(&contents).map(drop)
     }
 
     /// Saves a checkpoint within a run, where a failure is told and tried again later.
