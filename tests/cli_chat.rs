@@ -140,8 +140,9 @@ fn sessions_that_are_wrong_are_refused_and_stay() {
 #[test]
 fn a_session_that_cannot_be_kept_is_a_failure() {
     let workspace = workspace();
-    let run = chat(&workspace, &["--session", "absent/kept"], "Hello\n").failure(1, &["absent/kept"]);
-    assert!(!run.stdout.is_empty(), "the reply came all the same");
+    let run =
+        chat(&workspace, &["--session", "absent/kept"], "Hello\n").failure(1, &["cannot save absent/kept"]);
+    assert_eq!(run.stdout, "", "it is known before anything is said");
     assert!(!workspace.exists("absent"));
 }
 

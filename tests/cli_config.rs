@@ -38,6 +38,7 @@ fn mistakes_name_file_line_and_key_and_nothing_is_made() {
         .failure(2, &["run.toml:11: ", "no key stepz", "did you mean steps?"]);
     train("model-data = \"text.txt\"\nlr = 'x'\n").failure(2, &["run.toml:2: lr must be a number"]);
     train("lr = -1").failure(2, &["run.toml:1: lr = -1: it must be a number between 0 and 100"]);
+    train("steps = 1\nmodel-data = []").failure(2, &["run.toml:2: model-data must not be an empty array"]);
     train("lr = ").failure(2, &["run.toml:1: "]);
     train("kernel = \"nosuch\"").failure(2, &["nosuch", "scalar"]);
     workspace.write("run.toml", b"lr = \"\xff\"");

@@ -141,6 +141,7 @@ fn values(arg: &Arg, value: &Spanned<DeValue<'_>>) -> Result<Vec<Option<String>>
         };
     }
     match value.get_ref() {
+        DeValue::Array(items) if items.is_empty() => Err("must not be an empty array".to_owned()),
         DeValue::Array(items) if arg.get_num_args().is_some_and(|number| number.max_values() > 1) => {
             items.iter().map(|item| scalar(item.get_ref()).map(Some)).collect()
         }

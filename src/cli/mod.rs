@@ -246,7 +246,7 @@ fn run(matches: &ArgMatches) -> Result<ExitCode> {
         Command::Quantize(args) => quantize::run(&args, globals),
         Command::Inspect(args) => inspect::run(&args),
         Command::Plot(args) => plot::run(&args, globals),
-        Command::Tokenizer(args) => tokenizer::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Tokenizer(args) => tokenizer::run(args, globals).map(|()| ExitCode::SUCCESS),
         Command::Export(args) => transfer::export(&args, globals),
         Command::Import(args) => transfer::import(&args, globals),
         Command::Bench(args) => bench::run(&args, globals),

@@ -1,6 +1,6 @@
 //! `shoestring tokenizer`
 
-use super::tell;
+use super::{Globals, tell};
 use crate::checkpoint::{CheckpointError, atomic_write, open_tokenizer};
 use crate::text::{Text, TextError};
 use crate::tokenizer::{Encoder, Pieces, Special, Tokenizer, TokenizerView, Trainer};
@@ -89,9 +89,17 @@ struct ConvertArgs {
     out: PathBuf,
 }
 
-pub fn run(args: TokenizerArgs) -> Result<()> {
+pub fn run(args: TokenizerArgs, globals: Globals) -> Result<()> {
     match args.command {
-        Command::Train(args) => save(&train(&args)?, &args.out),
+        Command::Train(args) => {
+            let tokenizer = train(&args)?;
+            save(&tokenizer, &args.out)?;
+            if !globals.quiet {
+                let (size, out) = (tokenizer.view().vocabulary_size(), args.out.display());
+                tell!("Wrote {out}: {size} tokens.");
+            }
+            Ok(())
+        }
         Command::Encode(args) => {
             let special = if args.no_special { Special::AsText } else { Special::Match };
             encode(open(&args.tokenizer)?.view(), special, io::stdin().lock(), io::stdout().lock())

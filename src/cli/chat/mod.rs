@@ -7,6 +7,7 @@ use super::arguments::{SamplingArgs, tokens};
 use super::printable::{Printer, printable};
 use super::{Globals, INTERRUPTED, describe, open_model, signals, tell};
 use crate::chat::{Conversation, ConversationError};
+use crate::checkpoint::temporary_file;
 use crate::generate::{Completion, Limits};
 use crate::model::Model;
 use crate::sample::{Sampler, Sampling};
@@ -105,6 +106,8 @@ impl<'m> Chat<'m> {
             self.conversation.load(path)?;
             self.say(&format!("Going on with {}.", path.display()));
         }
+        // What can't be kept is better known before anything is said.
+        temporary_file(path).map_err(|source| ConversationError::Save { path: path.to_owned(), source })?;
         self.session = Some(path.to_owned());
         Ok(())
     }
