@@ -88,7 +88,10 @@ pub fn import(folder: &Path, out: &Path) -> Result<ModelConfig, TransferError> {
         |path: &Path| fs::read(path).map_err(|source| TransferError::Read { path: path.to_owned(), source });
     let bytes = read(&path)?;
     let tokenizer_path = folder.join(TOKENIZER);
-    let json = String::from_utf8_lossy(&read(&tokenizer_path)?).into_owned();
+    let json = String::from_utf8(read(&tokenizer_path)?).map_err(|error| TransferError::Read {
+        path: tokenizer_path.clone(),
+        source: io::Error::new(io::ErrorKind::InvalidData, error),
+    })?;
     let tokenizer = Tokenizer::from_json(&json)
         .map_err(|source| TransferError::Tokenizer { path: tokenizer_path, source })?;
 

@@ -128,6 +128,23 @@ fn wrong_input_is_one_line_and_writes_nothing() {
 }
 
 #[cfg(unix)]
+/// So large a file is not read whole when it is opened.
+#[test]
+fn what_is_damaged_gets_no_checksum_of_its_own() {
+    let workspace = workspace();
+    let config = ModelConfig { embedding: 1024, hidden: 512, ..SMALL };
+    save_model(&workspace.path("large.shoe"), config, true);
+    let mut bytes = workspace.read("large.shoe");
+    assert!(bytes.len() > 8 << 20);
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    workspace.write("large.shoe", bytes);
+    let damaged = ["large.shoe", "damaged", "checksum"];
+    workspace.run(&["quantize", "large.shoe", "out.shoe", "--to", "f16"]).failure(1, &damaged);
+    workspace.run(&["export", "large.shoe", "exported"]).failure(1, &damaged);
+    assert!(!workspace.exists("out.shoe") && !workspace.exists("exported"));
+}
+
 #[test]
 fn a_device_is_not_replaced_by_a_file() {
     let workspace = workspace();

@@ -7,6 +7,7 @@ use crate::evaluate::{EncodedText, Evaluation, evaluate};
 use crate::model::{Kind, Model, Weights};
 use crate::quantize::{Requantized, requantize};
 use crate::text::Text;
+use crate::train::Corpus;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -73,14 +74,16 @@ impl KindName {
 
 pub fn run(args: &QuantizeArgs, globals: Globals) -> Result<ExitCode> {
     let model = open_model(Some(&args.input), globals)?;
+    // What is made of it gets a checksum of its own, and must not vouch for what is damaged.
+    model.checkpoint().verify()?;
     let same = |path: &PathBuf| path.canonicalize().ok();
     if same(&args.input).is_some_and(|input| Some(input) == same(&args.output)) {
         bail!(UsageError(format!("{} is both input and output; name another output", args.input.display())));
     }
     let (text, what) = match &args.eval_data[..] {
         [] => {
-            let (_, held_out) = bundled::CORPUS.split_at(bundled::CORPUS.len() / 10 * 9);
-            (Text::from_static(held_out), "the end of the bundled corpus".to_owned())
+            let start = Corpus::new(Text::from_static(bundled::CORPUS), None)?.training_length() as usize;
+            (Text::from_static(&bundled::CORPUS[start..]), "the end of the bundled corpus".to_owned())
         }
         paths => (Text::open(paths)?, super::name_paths(paths)),
     };

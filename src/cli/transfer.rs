@@ -31,6 +31,7 @@ pub struct ImportArgs {
 
 pub fn export(args: &ExportArgs, globals: Globals) -> Result<ExitCode> {
     let model = open_model(Some(&args.checkpoint), globals)?;
+    model.checkpoint().verify()?;
     transfer::export(&model, &args.folder)?;
     if !globals.quiet {
         tell!("Wrote model.safetensors and tokenizer.json to {}.", args.folder.display());
