@@ -12,6 +12,7 @@ use reader::Keeping;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use thiserror::Error;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -77,8 +78,8 @@ struct Source {
 enum Place {
     /// In the file that has the source's path.
     File,
-    /// In an unnamed file, because what has the path can only be read once.
-    Copy(File),
+    /// In an unnamed file, because what has the path can only be read once. A file has but one position.
+    Copy(Mutex<File>),
     /// In memory, with the line ends it should have.
     Memory(Vec<u8>),
     /// In the program.
@@ -152,7 +153,7 @@ impl Text {
         } else {
             let mut kept = Keeping::open(&path)?;
             let survey = Survey::of(&mut kept).map_err(read_error)?;
-            (Place::Copy(kept.into_copy()), survey)
+            (Place::Copy(Mutex::new(kept.into_copy())), survey)
         };
         if census.is_blank() {
             return Err(TextError::Empty { path });
@@ -306,7 +307,14 @@ mod tests {
         let text = Text::open(&[pipe]).unwrap();
         writer.join().unwrap().unwrap();
         let expected = format!("one\n{}", "\u{feff}one\n".repeat(29_999));
-        assert!(read(&text).unwrap() == expected.as_bytes());
-        assert!(read(&text).unwrap() == expected.as_bytes());
+        let (mut one, mut other) = (text.reader(), text.reader());
+        let mut parts = [Vec::new(), Vec::new()];
+        for part in 0..100 {
+            for (reader, bytes) in [&mut one, &mut other].into_iter().zip(&mut parts) {
+                let length = if part < 99 { 997 } else { u64::MAX };
+                reader.by_ref().take(length).read_to_end(bytes).unwrap();
+            }
+        }
+        assert!(parts.iter().all(|bytes| bytes == expected.as_bytes()));
     }
 }

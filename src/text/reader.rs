@@ -4,8 +4,9 @@ use super::lines::UnixLines;
 use super::{Place, Source, TextError};
 use std::env;
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use xxhash_rust::xxh3::Xxh3;
 
 /// What stands between the files of a text.
@@ -90,11 +91,7 @@ impl Place {
     pub(super) fn bytes(&self, path: &Path) -> io::Result<Box<dyn Read + Send + '_>> {
         Ok(match self {
             Place::File => Box::new(File::open(path)?),
-            Place::Copy(file) => {
-                let mut file = file;
-                file.rewind()?;
-                Box::new(file)
-            }
+            Place::Copy(file) => Box::new(Shared { file, position: 0 }),
             Place::Memory(bytes) => Box::new(&bytes[..]),
             Place::Program(bytes) => Box::new(*bytes),
         })
@@ -104,6 +101,22 @@ impl Place {
 impl Source {
     fn io_error(&self, source: io::Error) -> io::Error {
         io::Error::other(TextError::Io { path: self.path.clone(), source })
+    }
+}
+
+/// Reads a file from its start, whoever else reads it.
+struct Shared<'a> {
+    file: &'a Mutex<File>,
+    position: u64,
+}
+
+impl Read for Shared<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(self.position))?;
+        let count = file.read(out)?;
+        self.position += count as u64;
+        Ok(count)
     }
 }
 
