@@ -11,7 +11,7 @@ use shoestring::model::{Kind, Layout, Model, ModelConfig};
 use shoestring::sample::{Sampler, Sampling};
 use shoestring::tokenizer::Tokenizer;
 use shoestring::train::initialise;
-use small_model::{SMALL, SMALLEST, convert, save_model, save_resumable};
+use small_model::{SMALL, SMALLEST, convert, save_model, save_resumable, save_training_of_kind};
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -77,6 +77,21 @@ fn folder() -> (TempDir, [PathBuf; 5]) {
         assert_eq!(Checkpoint::open(path).unwrap().kind(), kind);
     }
     (folder, paths)
+}
+
+#[test]
+fn only_floats_are_trained_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("q8.shoe");
+    for (kind, is_sound) in [(Kind::F32, true), (Kind::F16, false), (Kind::Q8, false), (Kind::Q4, false)] {
+        save_training_of_kind(&path, SMALLEST, kind);
+        match Checkpoint::open(&path) {
+            Ok(checkpoint) => assert!(is_sound && checkpoint.is_resumable(), "{kind}"),
+            Err(error) => {
+                assert!(!is_sound && error.to_string().contains("training state"), "{kind}: {error}")
+            }
+        }
+    }
 }
 
 /// Holds the file `bytes` to be refused with a one-line error that names it, or to hold `expected`.
@@ -267,7 +282,7 @@ fn what_no_checkpoint_can_hold_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("large.shoe");
     let carried_state = vec![0.0; i32::MAX as usize / size_of::<f32>()];
-    let error = small_model::save_training(&path, SMALLEST, carried_state).unwrap_err();
+    let error = small_model::save_training(&path, SMALLEST, Kind::F32, carried_state).unwrap_err();
     assert!(matches!(error, CheckpointError::TooLarge { .. }), "{error}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }

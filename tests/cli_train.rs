@@ -413,10 +413,16 @@ fn line_ends_do_not_matter() {
 #[test]
 fn only_the_newest_checkpoints_are_kept() {
     let workspace = Workspace::new();
-    workspace.train(&["--steps", "9", "--save-every", "0s", "--keep", "3"]).success();
-    let expected = ["step-00000007.shoe", "step-00000008.shoe", "step-00000009.shoe"];
-    assert_eq!(numbered(&workspace, "checkpoints"), expected);
+    workspace.train(&["--steps", "90", "--save-every", "0s", "--keep", "3"]).success();
+    // And one that is old enough to go back to, and the next to be.
+    let kept = numbered(&workspace, "checkpoints");
+    let steps: Vec<u64> = kept.iter().map(|name| name[5..13].parse().unwrap()).collect();
+    assert_eq!(steps[2..], [88, 89, 90]);
+    assert!(steps[0] <= 65 && (65..88).contains(&steps[1]), "{kept:?}");
     assert!(workspace.exists("checkpoints/best.shoe"));
+    let far_apart = ["--steps", "60", "--save-every", "1h", "--keep", "1", "--checkpoint-dir", "far-apart"];
+    workspace.train(&far_apart).success();
+    assert_eq!(numbered(&workspace, "far-apart"), ["step-00000000.shoe", "step-00000060.shoe"]);
 }
 
 #[test]
@@ -481,6 +487,44 @@ fn divergence_is_told_rolled_back_and_given_up_after_three_times() {
     for name in workspace.list("checkpoints").iter().filter(|name| name.ends_with(".shoe")) {
         finite_weights(&workspace, &format!("checkpoints/{name}"));
     }
+}
+
+/// The rate rises until training diverges, which it does for some time before it shows.
+#[test]
+fn after_a_divergence_it_goes_on_from_before_it_began() {
+    let workspace = Workspace::new();
+    let flags = ["--epochs", "10", "--lr", "6", "--warmup-steps", "10000", "--save-every", "0s"];
+    let run = workspace.train(&flags).success();
+    let number = |text: &str, before: &str| -> f64 {
+        let text = text.split(before).nth(1).unwrap_or_else(|| panic!("no {before:?} in {text}"));
+        text.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap().parse().unwrap()
+    };
+    let diverged: Vec<&str> =
+        run.stderr.lines().filter(|line| line.starts_with("Training diverged")).collect();
+    assert!(!diverged.is_empty(), "{}", run.stderr);
+    for line in diverged {
+        let (from, to) = (number(line, "at step "), number(line, "checkpoints/step-"));
+        assert!(from - to >= 25.0 || to == 0.0, "{line}");
+    }
+    let best = run.stderr.lines().filter(|line| line.ends_with("the best so far"));
+    let losses: Vec<f64> = best.map(|line| number(line, "validation ")).collect();
+    assert!(losses.is_sorted_by(|earlier, later| earlier >= later), "{losses:?}");
+    let saved = workspace.inspect("checkpoints/best.shoe");
+    let saved = saved["validations"].as_array().unwrap().last().unwrap()["nats_per_token"].as_f64().unwrap();
+    assert!((saved - losses.last().unwrap()).abs() < 6e-4, "{saved} {losses:?}");
+    let rates = workspace.metrics("checkpoints/metrics.jsonl");
+    assert!(rates.iter().filter_map(|line| line["tokens_per_second"].as_f64()).all(|rate| rate > 0.0));
+}
+
+#[test]
+fn runs_of_a_number_of_steps_are_validated_at_the_same_steps_whatever_the_time() {
+    let workspace = Workspace::new();
+    workspace.train(&["--steps", "300"]).success();
+    let last = workspace.inspect("checkpoints/step-00000300.shoe");
+    let steps: Vec<u64> =
+        last["validations"].as_array().unwrap().iter().map(|it| it["step"].as_u64().unwrap()).collect();
+    let epoch = steps[0];
+    assert_eq!(steps, [epoch, 2 * epoch, 300], "{last}");
 }
 
 fn finite_weights(workspace: &Workspace, checkpoint: &str) {

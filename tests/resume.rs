@@ -4,9 +4,9 @@
 #[path = "common/program.rs"]
 mod program;
 
-use shoestring::checkpoint::{Checkpoint, Recipe, RunLength};
+use shoestring::checkpoint::{Checkpoint, Contents, Position, Recipe, RunLength, TrainingState, save};
 use shoestring::kernels::{Kernels, Line};
-use shoestring::model::ModelConfig;
+use shoestring::model::{Kind, ModelConfig};
 use shoestring::text::Text;
 use shoestring::tokenizer::Tokenizer;
 use shoestring::train::{Corpus, Event, Options, Outcome, Run, RunFolder, TrainError, default_recipe};
@@ -58,7 +58,7 @@ impl Setting {
     fn options(&self) -> Options {
         self.interrupt.store(false, Ordering::Relaxed);
         let interrupt = Arc::clone(&self.interrupt);
-        Options { threads: self.threads, keep: 2, save_every: Duration::from_secs(3600), interrupt }
+        Options { threads: self.threads, save_every: Duration::from_secs(3600), interrupt }
     }
 
     fn start(&self, folder: &Path) -> Run {
@@ -233,4 +233,65 @@ fn another_text_is_refused() {
         assert!(matches!(other, TrainError::OtherText), "{other}");
     }
     assert!(setting.resume(folder.path(), corpus(2_500)).is_ok());
+}
+
+#[test]
+fn what_no_run_can_be_is_refused() {
+    let sound = Setting::new(DENSE, 1);
+    let try_to = |config: ModelConfig, recipe: Recipe| {
+        let folder = tempfile::tempdir().unwrap();
+        let tokenizer = Tokenizer::train(&[program::dialogue(2_250).as_bytes()], VOCABULARY, 1).unwrap();
+        let run_folder = RunFolder::open(folder.path(), 2, None).unwrap();
+        let (corpus, options) = (corpus(2_500), sound.options());
+        let run =
+            Run::start(config, recipe, tokenizer, corpus, sound.kernels, run_folder, options, &mut |_| ());
+        run.map(drop).map_err(|error| error.to_string())
+    };
+    let recipe = || sound.recipe.clone();
+    let refused = [
+        (DENSE, Recipe { batch_size: 0, ..recipe() }, "batch"),
+        (DENSE, Recipe { seq_length: 0, ..recipe() }, "sequences"),
+        (DENSE, Recipe { dropout: 1.0, ..recipe() }, "dropout"),
+        (ModelConfig { top_k: 4, ..DENSE }, recipe(), "4"),
+        (ModelConfig { vocabulary: VOCABULARY + 1, ..DENSE }, recipe(), "vocabulary of 291"),
+    ];
+    for (config, recipe, part) in refused {
+        let error = try_to(config, recipe).unwrap_err();
+        assert!(error.contains(part), "{error}");
+    }
+    try_to(DENSE, recipe()).unwrap();
+}
+
+#[test]
+fn a_position_beyond_the_text_is_damage() {
+    let setting = Setting::new(DENSE, 3);
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = setting.start(folder.path());
+    assert_eq!(setting.train(&mut run, 5), Outcome::Interrupted);
+    let path = run.folder().newest().unwrap().to_owned();
+    drop(run);
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let training = checkpoint.training().unwrap();
+    let contents = |chunk| Contents {
+        config: checkpoint.config(),
+        tokenizer: checkpoint.tokenizer().to_owned(),
+        weights: checkpoint.weights(),
+        record: checkpoint.record(),
+        training: Some(TrainingState {
+            weights: training.weights(),
+            moments: training.moments(),
+            position: Position { chunk, ..training.position() },
+            model_data: Vec::new(),
+            validation_data: Vec::new(),
+        }),
+    };
+    for (chunk, is_sound) in [(5, true), (1000, false), (1 << 40, false), (u64::MAX, false)] {
+        save(&path, Kind::F32, &contents(chunk)).unwrap();
+        match setting.resume(folder.path(), corpus(2_500)) {
+            Ok(_) => assert!(is_sound, "{chunk}"),
+            Err(error) => {
+                assert!(!is_sound && error.to_string().contains("beyond the end"), "{chunk}: {error}")
+            }
+        }
+    }
 }

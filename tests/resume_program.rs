@@ -131,6 +131,59 @@ fn flags_that_contradict_the_checkpoint_are_named_with_what_it_has() {
 }
 
 #[test]
+fn from_an_earlier_step_it_goes_another_way_and_what_came_after_is_set_aside() {
+    let workspace = Workspace::new();
+    let run = workspace.train(&["--epochs", "3", "--keep", "100"]).success();
+    assert!(run.stderr.contains("Chat with it: shoestring chat --checkpoint checkpoints/best.shoe"));
+    let numbered = |folder: &str| -> Vec<String> {
+        workspace.list(folder).into_iter().filter(|name| name.starts_with("step-")).collect()
+    };
+    let [start, first, second, third] = &numbered("checkpoints")[..] else { panic!("{run:#?}") };
+    let best = workspace.read("checkpoints/best.shoe");
+    let lines = workspace.read("checkpoints/metrics.jsonl");
+    let from = format!("checkpoints/{first}");
+    let resume =
+        ["train", "--no-chat", "--checkpoint", &from, "--epochs", "2", "--lr", "0.00001", "--keep", "100"];
+    let resumed = workspace.run(&resume).success();
+    assert!(resumed.stderr.contains("checkpoints/earlier-1"), "{resumed:#?}");
+    assert_eq!(workspace.list("checkpoints/earlier-1"), ["best.shoe", "metrics.jsonl", second, third]);
+    assert!(workspace.read("checkpoints/earlier-1/best.shoe") == best);
+    assert!(workspace.read("checkpoints/earlier-1/metrics.jsonl") == lines);
+    assert_eq!(numbered("checkpoints"), [start, first, second].map(String::clone));
+    // There is a best model of this way, worse than the other, and it is told of as what it is.
+    let validation = |file: &str| {
+        let shown = workspace.inspect(file);
+        shown["validations"].as_array().unwrap().last().unwrap()["nats_per_char"].as_f64().unwrap()
+    };
+    let [other, this] = ["checkpoints/earlier-1/best.shoe", "checkpoints/best.shoe"].map(validation);
+    assert!(this > other);
+    assert!(resumed.stderr.contains(&format!("Best validation: {this:.4} nats/char")), "{resumed:#?}");
+
+    // In another folder there is one too, even if it is worse than what was known before.
+    let from = format!("checkpoints/earlier-1/{third}");
+    let worse = ["--epochs", "4", "--lr", "0.5", "--final-lr", "1", "--checkpoint-dir", "new"];
+    let arguments = [&["train", "--no-chat", "--checkpoint", &from], &worse[..]].concat();
+    let run = workspace.run(&arguments).success();
+    let (known, made) = (validation(&from), validation("new/best.shoe"));
+    assert!(made > known, "{made} {known}");
+    assert!(run.stderr.contains(&format!("Best validation: {made:.4} nats/char")), "{run:#?}");
+}
+
+#[test]
+fn the_kernels_are_those_of_the_last_part() {
+    let workspace = Workspace::new();
+    workspace.train(&["--steps", "2", "--kernel", "scalar"]).success();
+    let resume = |from: &str, steps: &str| {
+        let flags = ["--steps", steps, "--recipe", "default", "--kernel", "wide", "--checkpoint", from];
+        workspace.run(&[&["train", "--no-chat"], &flags[..]].concat()).success().stderr
+    };
+    let told = "Its kernels were scalar, now wide";
+    assert!(resume("checkpoints/step-00000002.shoe", "4").contains(told));
+    assert!(!resume("checkpoints/step-00000004.shoe", "6").contains(told));
+    assert_eq!(workspace.inspect("checkpoints/step-00000006.shoe")["kernel"], "wide");
+}
+
+#[test]
 fn what_cannot_be_resumed_says_why() {
     let workspace = Workspace::new();
     workspace.write("held-out.txt", dialogue(2_000));
@@ -219,6 +272,23 @@ mod signals {
             assert!(stopped.stderr.contains("Stopped before training began"), "{stopped:#?}");
             assert!(!workspace.exists("checkpoints"));
         }
+    }
+
+    #[test]
+    fn a_run_on_a_pipe_is_resumed_on_a_file_that_is_named() {
+        let workspace = Workspace::new();
+        let pipe = make_pipe(&workspace, "pipe.txt");
+        let text = workspace.read("text.txt");
+        let writer = std::thread::spawn({
+            let (pipe, text) = (pipe, text.clone());
+            move || fs::write(pipe, text)
+        });
+        let flags = [&program::TINY[..], &["--model-data", "pipe.txt", "--steps", "2"]].concat();
+        workspace.run(&[&["train", "--no-chat"], &flags[..]].concat()).success();
+        writer.join().unwrap().unwrap();
+        let resume = ["train", "--no-chat", "--steps", "4", "--checkpoint", "checkpoints/step-00000002.shoe"];
+        workspace.run(&resume).failure(1, &["pipe.txt", "--model-data"]);
+        workspace.run(&[&resume[..], &["--model-data", "text.txt"]].concat()).success();
     }
 
     #[test]

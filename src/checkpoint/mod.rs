@@ -11,7 +11,7 @@ mod schema;
 pub use header::reseal;
 pub(crate) use save::{Staged, remove_leftovers, temporary_file};
 pub use save::{atomic_write, save};
-pub use schema::{Contents, Position, Recipe, Record, RunLength, TrainingState, Validation};
+pub use schema::{Contents, Position, Recipe, RecipeError, Record, RunLength, TrainingState, Validation};
 
 use crate::model::{ConfigError, Kind, Layout, ModelConfig};
 use crate::tokenizer::{Tokenizer, TokenizerView};
@@ -157,10 +157,11 @@ impl Checkpoint {
             let weights_fit = training.weights.len() == lines && training.moments.len() == 2 * lines;
             let recipe = checkpoint.record().recipe;
             let recipe_fits = recipe.is_some_and(|recipe| {
-                recipe.is_possible()
+                recipe.validate().is_ok()
                     && recipe.state_length(&config) == Some(training.position.carried_state.len())
             });
-            if !weights_fit || !recipe_fits {
+            // Only floats can be trained on.
+            if !weights_fit || !recipe_fits || checkpoint.kind() != Kind::F32 {
                 return Err(checkpoint.damaged("its training state doesn't fit its configuration"));
             }
         }

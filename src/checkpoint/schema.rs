@@ -5,6 +5,7 @@ use crate::model::ModelConfig;
 use crate::tokenizer::Tokenizer;
 use rkyv::{Archive, Deserialize, Serialize};
 use shoestring_kernels::{Line, padded};
+use thiserror::Error;
 
 /// Everything in a checkpoint, borrowed from a run to be saved.
 #[derive(Archive, Serialize)]
@@ -97,10 +98,35 @@ pub struct Recipe {
     pub seed: u64,
 }
 
+/// Why there can be no run with a recipe.
+#[derive(Clone, Copy, Debug, PartialEq, Error)]
+#[expect(missing_docs, reason = "the fields are what the messages name")]
+pub enum RecipeError {
+    /// No streams of text.
+    #[error("a recipe needs a batch of at least 1")]
+    NoBatch,
+    /// No tokens in a stream.
+    #[error("a recipe needs sequences of at least 1 token")]
+    NoSequence,
+    /// Nothing would be left, or less than nothing dropped.
+    #[error("a recipe's dropout must be from 0 to below 1, and is {dropout}")]
+    Dropout { dropout: f32 },
+}
+
 impl Recipe {
-    /// Whether these are settings of a run there could be; a file may say anything.
-    pub(super) fn is_possible(&self) -> bool {
-        self.batch_size > 0 && self.seq_length > 0 && (0.0..1.0).contains(&self.dropout)
+    /// Checks that these are settings of a run there could be; a file may say anything.
+    ///
+    /// # Errors
+    /// The first setting that is not.
+    pub fn validate(&self) -> Result<(), RecipeError> {
+        match self {
+            Recipe { batch_size: 0, .. } => Err(RecipeError::NoBatch),
+            Recipe { seq_length: 0, .. } => Err(RecipeError::NoSequence),
+            Recipe { dropout, .. } if !(0.0..1.0).contains(dropout) => {
+                Err(RecipeError::Dropout { dropout: *dropout })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Floats of the state that a run carries from chunk to chunk, `[L, E, B, padded(H)]`; `None` if more than

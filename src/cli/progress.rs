@@ -59,9 +59,9 @@ impl Display {
                 self.say(&validated(record, validation, *best));
                 self.say(&format!("  {}", printable(sample).replace('\n', "\n  ")));
             }
-            Event::NotValidated { step } => self.warn(&format!(
-                "At step {step} the model's state ran away on the validation text. Training goes on."
-            )),
+            Event::NotValidated { step } => {
+                self.warn(&format!("At step {step} the model's state ran away on the validation text."))
+            }
             Event::Saved { .. } => {}
             Event::SaveFailed { error } => {
                 self.warn(&format!("{error}. The next save will be tried all the same."))
@@ -84,12 +84,15 @@ impl Display {
     }
 
     /// What came out of the run.
-    pub fn summary(&self, record: &Record, model: &Path) {
+    pub fn summary(&self, record: &Record, best: Option<Validation>, model: &Path) {
         let rate = record.tokens as f64 / record.seconds.max(1e-9);
         let (steps, time) = (record.step, clock(record.seconds));
         tell!("Trained {steps} steps, {} tokens in {time} ({rate:.0} tokens/s).", record.tokens);
-        let best = record.validations.iter().map(|v| v.nats_per_char).fold(f64::INFINITY, f64::min);
-        tell!("Best validation: {best:.4} nats/char. The model: {}", model.display());
+        let model = model.display();
+        match best {
+            Some(best) => tell!("Best validation: {:.4} nats/char. The model: {model}", best.nats_per_char),
+            None => tell!("No validation had a finite loss. The model: {model}"),
+        }
     }
 
     fn step(&mut self, record: &Record, loss: f64, done: f64) {

@@ -1,6 +1,8 @@
 //! The folder of a run: checkpoints, the best model, `metrics.jsonl`, and a lock.
 
-use crate::checkpoint::{CheckpointError, Contents, atomic_write, remove_leftovers, save};
+use crate::checkpoint::{
+    Checkpoint, CheckpointError, Contents, Validation, atomic_write, remove_leftovers, save,
+};
 use crate::model::Kind;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -14,6 +16,8 @@ pub const METRICS: &str = "metrics.jsonl";
 /// Name of the file that keeps the tokens of a large text.
 const TOKENS: &str = "text.tokens";
 const LOCK: &str = ".lock";
+/// A checkpoint saved fewer steps than this before a divergence is not trusted: it may have been on its way there.
+const SUSPECT_STEPS: u64 = 25;
 
 /// Why a folder can't hold a run.
 #[derive(Debug, Error)]
@@ -41,38 +45,47 @@ pub struct RunFolder {
 
 impl RunFolder {
     /// Takes hold of `path`, making it if needed, for a new run or, with `from`, to go on with the run in it
-    /// from that step. Nothing in it is touched until the run begins. The newest `keep` numbered
-    /// checkpoints will be kept.
+    /// from that step. Nothing in it is touched until the run begins. The newest `keep` numbered checkpoints, at least one,
+    /// will be kept, and where these are too new to go back to if training diverges, one that is not, and the next to take its
+    /// place.
     ///
     /// # Errors
     /// If the folder can't be used, or another run holds it.
     pub fn open(path: &Path, keep: usize, from: Option<u64>) -> Result<Self, FolderError> {
         let lock = lock(path)?;
-        let (path, numbered) = (path.to_owned(), Vec::new());
+        let (path, numbered, keep) = (path.to_owned(), Vec::new(), keep.max(1));
         Ok(RunFolder { path, from, numbered, keep, metrics: None, set_aside: None, lock })
     }
 
-    /// Makes way for the run: for a new one, what an earlier one left is moved into a subfolder; for one that
-    /// goes on, later lines of its metrics are dropped.
+    /// Makes way for the run: what an earlier one left, or made after the step from which the run goes on, is moved into a
+    /// subfolder.
     pub(super) fn begin(&mut self) -> Result<(), FolderError> {
         self.try_begin().map_err(|source| FolderError::Io { path: self.path.clone(), source })
     }
 
     fn try_begin(&mut self) -> io::Result<()> {
         remove_leftovers(&self.path)?;
-        let metrics = self.path.join(METRICS);
-        match self.from {
-            None => {
-                self.set_aside = set_aside(&self.path)?;
-                self.metrics = Some(append_to(&metrics)?);
-            }
-            Some(step) => {
-                self.numbered = run_files(&self.path)?;
-                self.numbered.retain(|file| step_of(file).is_some_and(|its_step| its_step <= step));
-                self.numbered.sort();
-                self.metrics = Some(cut_metrics(&metrics, step)?);
-            }
+        let (metrics, best) = (self.path.join(METRICS), self.path.join(BEST));
+        let Some(step) = self.from else {
+            self.set_aside = set_aside_run(&self.path)?;
+            self.metrics = Some(append_to(&metrics)?);
+            return Ok(());
+        };
+        let is_later = |file: &PathBuf| {
+            let of_best = || Checkpoint::open(file).ok().map(|best| best.record().step);
+            step_of(file)
+                .or_else(|| if *file == best { of_best() } else { None })
+                .is_some_and(|its| its > step)
+        };
+        let (later, earlier) = run_files(&self.path)?.into_iter().partition(is_later);
+        self.set_aside = set_aside(&self.path, later)?;
+        if let Some(folder) = self.set_aside.as_ref().filter(|_| metrics.exists()) {
+            fs::copy(&metrics, folder.join(METRICS))?;
         }
+        self.numbered = earlier;
+        self.numbered.retain(|file| step_of(file).is_some());
+        self.numbered.sort_by_key(|file| step_of(file));
+        self.metrics = Some(cut_metrics(&metrics, step)?);
         Ok(())
     }
 
@@ -96,7 +109,7 @@ impl RunFolder {
         self.numbered.last().map(PathBuf::as_path)
     }
 
-    /// Saves a numbered checkpoint, then deletes the oldest beyond those to keep.
+    /// Saves a numbered checkpoint, then deletes those that are not to be kept.
     ///
     /// # Errors
     /// If it can't be saved; nothing is deleted then.
@@ -106,21 +119,32 @@ impl RunFolder {
         save(&file, Kind::F32, contents)?;
         self.numbered.retain(|earlier| *earlier != file);
         self.numbered.push(file.clone());
-        while self.numbered.len() > self.keep {
-            // A file that is gone already, or can't be deleted, is no reason to stop training.
-            let _ = fs::remove_file(self.numbered.remove(0));
-        }
+        let is_trusted = |earlier: &PathBuf| is_trusted(earlier, contents.record.step);
+        let trusted = self.numbered.iter().rposition(is_trusted).unwrap_or(0);
+        let newest = self.numbered.len().saturating_sub(self.keep);
+        let mut at = 0..;
+        self.numbered.retain(|earlier| {
+            let keep = at.next().is_some_and(|at| at >= newest || at == trusted || at == trusted + 1);
+            if !keep {
+                // A file that is gone already, or can't be deleted, is no reason to stop training.
+                let _ = fs::remove_file(earlier);
+            }
+            keep
+        });
         Ok(file)
     }
 
-    /// Deletes the newest numbered checkpoint, if there is an earlier one.
-    pub(super) fn discard_newest(&mut self) {
-        if self.numbered.len() > 1
-            && let Some(newest) = self.numbered.pop()
+    /// The newest numbered checkpoint that is to be trusted when the run diverges at `step`, or else the oldest; later ones
+    /// are deleted.
+    pub(super) fn go_back(&mut self, step: u64) -> Option<&Path> {
+        while let [_, .., newest] = &self.numbered[..]
+            && !is_trusted(newest, step)
         {
             // One that can't be deleted is overwritten when the run reaches its step again.
             let _ = fs::remove_file(newest);
+            self.numbered.pop();
         }
+        self.newest()
     }
 
     /// Saves the best model.
@@ -136,7 +160,13 @@ impl RunFolder {
 
     /// The best model, if one was saved.
     pub fn best(&self) -> Option<PathBuf> {
-        Some(self.path.join(BEST)).filter(|file| file.exists())
+        Some(self.path.join(BEST)).filter(|file| file.is_file())
+    }
+
+    /// The validation of the best model, if one was saved.
+    pub(super) fn best_validation(&self) -> Option<Validation> {
+        let record = Checkpoint::open(&self.best()?).ok()?.record();
+        record.validations.last().filter(|validation| validation.step == record.step).copied()
     }
 
     /// Appends one line to the metrics.
@@ -169,7 +199,7 @@ impl RunFolder {
         // What is in it now may be another run's.
         self.numbered.clear();
         remove_leftovers(&self.path)?;
-        set_aside(&self.path)?;
+        set_aside_run(&self.path)?;
         self.metrics = Some(append_to(&self.path.join(METRICS))?);
         Ok(())
     }
@@ -180,7 +210,7 @@ impl RunFolder {
 /// # Errors
 /// If the folder can't be read.
 pub fn newest_checkpoint(path: &Path) -> io::Result<Option<PathBuf>> {
-    let files = match run_files(path) {
+    let files = match checkpoints(path) {
         Ok(files) => files,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
@@ -223,7 +253,15 @@ fn is_lock_of(_: &File, _: &Path) -> bool {
     true
 }
 
+/// The checkpoints that a run made in the folder `path`.
 fn run_files(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let best = path.join(BEST);
+    let mut files = checkpoints(path)?;
+    files.retain(|file| *file == best || step_of(file).is_some());
+    Ok(files)
+}
+
+fn checkpoints(path: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = fs::read_dir(path)?.collect::<Result<Vec<_>, _>>()?;
     let is_checkpoint =
         |file: &PathBuf| file.extension().is_some_and(|extension| extension == "shoe") && !file.is_dir();
@@ -234,10 +272,20 @@ fn step_of(file: &Path) -> Option<u64> {
     file.file_stem()?.to_str()?.strip_prefix("step-")?.parse().ok()
 }
 
-/// Moves checkpoints and metrics in `path` into a new subfolder.
-fn set_aside(path: &Path) -> io::Result<Option<PathBuf>> {
+/// Whether a checkpoint is old enough to go back to if training diverges at `step`.
+fn is_trusted(file: &Path, step: u64) -> bool {
+    step_of(file).is_some_and(|its_step| its_step + SUSPECT_STEPS <= step)
+}
+
+/// Moves the checkpoints and metrics of a run in `path` into a new subfolder.
+fn set_aside_run(path: &Path) -> io::Result<Option<PathBuf>> {
     let mut files = run_files(path)?;
     files.extend(Some(path.join(METRICS)).filter(|metrics| metrics.exists()));
+    set_aside(path, files)
+}
+
+/// Moves `files` in `path` into a new subfolder.
+fn set_aside(path: &Path, files: Vec<PathBuf>) -> io::Result<Option<PathBuf>> {
     if files.is_empty() {
         return Ok(None);
     }

@@ -89,6 +89,13 @@ impl Metrics {
         }
     }
 
+    /// Starts counting again from so many tokens and seconds: where the run has gone back to.
+    pub fn restart(&mut self, tokens: u64, seconds: f64) {
+        (self.sum, self.steps, self.rows) = (0.0, 0, 0);
+        (self.tokens, self.seconds) = (tokens, seconds);
+        self.expert_rows.fill(0);
+    }
+
     /// Takes a step, just made by `network`, into account; writes a line if it is time to, and says whether it was.
     ///
     /// # Errors
@@ -138,8 +145,7 @@ impl Metrics {
         validation: Option<ValidationEntry>,
     ) -> io::Result<bool> {
         let loss = if self.steps == 0 { record.loss } else { self.sum / self.steps as f64 };
-        // After a rollback the record's counters are behind those of the last line.
-        let tokens = record.tokens.saturating_sub(self.tokens);
+        let tokens = record.tokens - self.tokens;
         let seconds = (record.seconds - self.seconds).max(1e-9);
         let entry = Entry {
             step: record.step,
@@ -158,9 +164,7 @@ impl Metrics {
             validation,
         };
         let line = serde_json::to_string(&entry);
-        (self.sum, self.steps, self.rows) = (0.0, 0, 0);
-        (self.seconds, self.tokens) = (record.seconds, record.tokens);
-        self.expert_rows.fill(0);
+        self.restart(record.tokens, record.seconds);
         folder.log(&line?)?;
         Ok(true)
     }

@@ -12,8 +12,10 @@ use super::schedule::{self, Progress};
 use super::tokenize::{HeldOut, TokenizedCorpus};
 use super::trainer::{StepReport, Trainer};
 use super::{Corpus, Streams, TokensError, random};
-use crate::checkpoint::{Checkpoint, CheckpointError, Position, Recipe, Record, RunLength, Validation};
-use crate::model::{Layout, ModelConfig};
+use crate::checkpoint::{
+    Checkpoint, CheckpointError, Position, Recipe, RecipeError, Record, RunLength, Validation,
+};
+use crate::model::{ConfigError, Layout, ModelConfig};
 use crate::text::TextError;
 use crate::tokenizer::Tokenizer;
 use shoestring_kernels::{Kernels, Line};
@@ -61,6 +63,17 @@ pub enum TrainError {
     /// It was asked to stop before the first step; nothing was saved, as there was nothing to save.
     #[error("stopped before training began")]
     Interrupted,
+    /// The model can't be.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The recipe can't be.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// The tokenizer is not the model's.
+    #[error(
+        "the model has a vocabulary of {model} tokens, and the tokenizer of {tokenizer}; train one for the other"
+    )]
+    Vocabulary { model: usize, tokenizer: usize },
     /// Threads can't be started.
     #[error("cannot start threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
@@ -82,8 +95,6 @@ pub enum TrainError {
 pub struct Options {
     /// Worker threads; no result depends on their number.
     pub threads: usize,
-    /// Numbered checkpoints to keep.
-    pub keep: usize,
     /// Time between checkpoints within an epoch.
     pub save_every: Duration,
     /// Once this is true the run stops, after the step under way.
@@ -130,6 +141,8 @@ pub struct Run {
     streams: Streams,
     parameters_per_token: f64,
     validation: HeldOut,
+    /// Steps between validations, if they are counted.
+    validation_interval: Option<u64>,
     record: Record,
     recipe: Recipe,
     position: Position,
@@ -140,8 +153,12 @@ pub struct Run {
     seconds_before: f64,
     times: Times,
     log_failed: bool,
-    /// The last validation was the best, and the model could not be saved.
+    /// The validation of the model that is saved as the best.
+    best: Option<Validation>,
+    /// The last validation was better still, and its model could not be saved.
     owes_best: bool,
+    /// The step of the last validation, whatever came of it.
+    validated_at: Option<u64>,
 }
 
 /// When things last happened, by the run's clock.
@@ -168,12 +185,7 @@ impl Run {
         observe: &mut dyn FnMut(Event<'_>),
     ) -> Result<Self, TrainError> {
         let weights = initialise(&Layout::new(&config), recipe.seed);
-        let record = Record {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            kernel: kernels.name().to_owned(),
-            recipe: Some(recipe),
-            ..Record::default()
-        };
+        let record = made_now(Some(recipe), kernels, Record::default());
         let position = Position {
             chunk: 0,
             carried_state: Vec::new(),
@@ -204,7 +216,7 @@ impl Run {
         if position.text_hash != corpus.hash() {
             return Err(TrainError::OtherText);
         }
-        let record = Record { recipe: Some(recipe), ..checkpoint.record() };
+        let record = made_now(Some(recipe), kernels, checkpoint.record());
         let weights = checkpoint.weights().to_vec();
         let carried = position.carried_state.clone();
         let tokenizer = checkpoint.tokenizer().to_owned();
@@ -214,6 +226,10 @@ impl Run {
         )?;
         if carried.len() != run.trainer.network().carried_state().len() {
             let what = "its carried state doesn't fit its batch size".to_owned();
+            return Err(CheckpointError::Damaged { path: checkpoint.path().to_owned(), what }.into());
+        }
+        if run.position.chunk >= run.streams.chunks() {
+            let what = "it stands beyond the end of its text".to_owned();
             return Err(CheckpointError::Damaged { path: checkpoint.path().to_owned(), what }.into());
         }
         run.trainer.restore(training.weights(), checkpoint.weights(), training.moments(), &carried);
@@ -234,6 +250,12 @@ impl Run {
         observe: &mut dyn FnMut(Event<'_>),
     ) -> Result<Self, TrainError> {
         let recipe = record.recipe.clone().unwrap_or_else(super::default_recipe);
+        config.validate()?;
+        recipe.validate()?;
+        let known = tokenizer.view().vocabulary_size();
+        if known != config.vocabulary {
+            return Err(TrainError::Vocabulary { model: config.vocabulary, tokenizer: known });
+        }
         let mut progress = |done, total| {
             observe(Event::Tokenizing { done, total });
             match options.interrupt.load(Ordering::Relaxed) {
@@ -260,6 +282,9 @@ impl Run {
             chars_per_token: training_chars as f64 / streams.tokens() as f64,
             bytes_per_token: corpus.training_length() as f64 / streams.tokens() as f64,
         };
+        // Going forward is a third of what a step does.
+        let cost = to_validate_on as f64 / to_train_on as f64 / 3.0;
+        let validation_interval = schedule::validation_interval(recipe.length, streams.chunks(), cost);
         let parameters_per_token = Layout::new(&config).parameters() as f64 / streams.tokens() as f64;
         let metrics = Metrics::new(&record, &config, text);
         let seconds_before = record.seconds;
@@ -267,6 +292,8 @@ impl Run {
             Times { saved: Duration::ZERO, validated: Duration::ZERO, validation_took: Duration::ZERO };
         let clock = Clock::start().map_err(TrainError::Thread)?;
         folder.begin()?;
+        let validated_at = record.validations.last().map(|last| last.step);
+        let best = folder.best_validation();
         Ok(Run {
             config,
             kernels,
@@ -276,6 +303,7 @@ impl Run {
             streams,
             parameters_per_token,
             validation,
+            validation_interval,
             record,
             recipe,
             position,
@@ -286,13 +314,20 @@ impl Run {
             seconds_before,
             times,
             log_failed: false,
+            best,
             owes_best: false,
+            validated_at,
         })
     }
 
     /// Tokens of the training text, and of the validation text.
     pub fn tokens(&self) -> (usize, usize) {
         (self.streams.tokens(), self.validation.count())
+    }
+
+    /// The validation of the model that is saved as the best, if there is one.
+    pub fn best(&self) -> Option<Validation> {
+        self.best
     }
 
     /// How long the run is.
@@ -328,7 +363,8 @@ impl Run {
         if self.folder.newest().is_none() {
             self.save(observe)?;
         }
-        if self.owes_validation() {
+        // The run was stopped in it.
+        if self.is_validation_due() && !self.is_validated() {
             self.validate(observe)?;
         }
         let chunks = self.streams.chunks();
@@ -431,18 +467,8 @@ impl Run {
         Progress::new(self.recipe.length, self.record.step, seconds, self.streams.chunks())
     }
 
-    fn validates_every_epoch(&self) -> bool {
-        matches!(self.recipe.length, RunLength::Epochs(epochs) if epochs <= 100)
-    }
-
-    /// Whether the run was stopped in the validation of the epoch it stands at the end of.
-    fn owes_validation(&self) -> bool {
-        let at_end = self.position.chunk == 0 && self.record.epoch > 0;
-        at_end && self.validates_every_epoch() && !self.is_validated()
-    }
-
     fn is_validated(&self) -> bool {
-        self.record.validations.last().is_some_and(|last| last.step == self.record.step)
+        self.validated_at == Some(self.record.step)
     }
 
     fn is_complete(&self) -> bool {
@@ -455,4 +481,10 @@ impl Run {
             }
         }
     }
+}
+
+/// The record of a run that goes on, or begins, from `record`, under this recipe and with these kernels.
+fn made_now(recipe: Option<Recipe>, kernels: &Kernels, record: Record) -> Record {
+    let (version, kernel) = (env!("CARGO_PKG_VERSION").to_owned(), kernels.name().to_owned());
+    Record { version, kernel, recipe, ..record }
 }

@@ -6,6 +6,14 @@ use std::f64::consts::PI;
 /// Part of a run that warming up takes at most.
 const LONGEST_WARMUP: f64 = 0.1;
 
+/// Validations of a run whose length is counted, at most.
+const MOST_VALIDATIONS: f64 = 100.0;
+/// The part of the time that they may take, unless an epoch's end is what they are made for.
+const MOST_VALIDATING: f64 = 0.1;
+/// A run of fewer epochs than this is validated within them too, though not after fewer than `FEWEST_STEPS` steps.
+const FEWEST_VALIDATIONS: f64 = 10.0;
+const FEWEST_STEPS: f64 = 500.0;
+
 /// Dropout at the start, as a part of what it becomes.
 const FIRST_DROPOUT: f64 = 0.15;
 /// Passes over which dropout would rise from nothing to all of it, if the model has a parameter for each token of the
@@ -47,6 +55,25 @@ impl Progress {
     }
 }
 
+/// Steps between the validations of a run whose length is counted in steps or epochs, so that no clock decides which model
+/// is the best: an epoch, or as many as make about [`MOST_VALIDATIONS`] in the run; in a run of few and long epochs a part of
+/// one. `cost` is the time of a validation in that of an epoch. `None` if the run's length is a time.
+pub fn validation_interval(length: RunLength, steps_per_epoch: u64, cost: f64) -> Option<u64> {
+    let epochs = match length {
+        RunLength::Epochs(epochs) => f64::from(epochs),
+        RunLength::Steps(steps) => steps as f64 / steps_per_epoch as f64,
+        RunLength::Minutes(_) => return None,
+    };
+    let most_costly = cost / MOST_VALIDATING;
+    let every = match length {
+        RunLength::Epochs(epochs) if f64::from(epochs) <= MOST_VALIDATIONS => 1.0,
+        _ => (epochs / MOST_VALIDATIONS).max(most_costly).ceil(),
+    };
+    let longest = steps_per_epoch as f64 / FEWEST_STEPS;
+    let parts = (FEWEST_VALIDATIONS / epochs).min(1.0 / most_costly).min(longest).floor();
+    Some(if parts >= 2.0 { steps_per_epoch.div_ceil(parts as u64) } else { every as u64 * steps_per_epoch })
+}
+
 /// The probability of dropout after so many passes over the text. What is read for the first time can't be known by heart,
 /// and dropout only slows learning. The more often a text has been read, and the more parameters a model has for each
 /// of its tokens, the more is needed (`docs/training.md` has what that is worth).
@@ -75,6 +102,22 @@ mod tests {
         let recipe = default_recipe();
         let rate = |step| Progress::new(RunLength::Steps(50), step, 0.0, 1).learning_rate(&recipe);
         assert!(rate(5) > 0.9 * recipe.lr);
+    }
+
+    #[test]
+    fn validations_come_with_epochs_and_in_between_only_where_those_are_long() {
+        let every = |length, chunks| validation_interval(length, chunks, 0.037);
+        assert_eq!(every(RunLength::Minutes(3.0), 300), None);
+        assert_eq!(every(RunLength::Epochs(3), 300), Some(300));
+        assert_eq!(every(RunLength::Epochs(100), 300), Some(300));
+        assert_eq!(every(RunLength::Epochs(101), 300), Some(600));
+        assert_eq!(every(RunLength::Steps(30_000), 300), Some(300));
+        assert_eq!(every(RunLength::Steps(60_000), 300), Some(600));
+        assert_eq!(every(RunLength::Steps(10), 300), Some(300));
+        assert_eq!(every(RunLength::Epochs(1), 24_000), Some(12_000));
+        assert_eq!(validation_interval(RunLength::Epochs(1), 24_000, 0.001), Some(2400));
+        assert_eq!(validation_interval(RunLength::Epochs(2), 100, 5.0), Some(100));
+        assert_eq!(validation_interval(RunLength::Steps(10_000), 100, 0.25), Some(300));
     }
 
     #[test]

@@ -107,20 +107,27 @@ pub fn convert(from: &Path, to: &Path, kind: Kind) {
 
 /// Saves an untrained model with the state of a training.
 pub fn save_resumable(path: &Path, config: ModelConfig) {
+    save_training_of_kind(path, config, Kind::F32);
+}
+
+/// The same with weights of any kind, of which only floats can be trained on.
+pub fn save_training_of_kind(path: &Path, config: ModelConfig, kind: Kind) {
     let carried = config.layers * config.experts * default_recipe().batch_size * padded(config.hidden);
-    save_training(path, config, vec![0.5; carried]).unwrap();
+    save_training(path, config, kind, vec![0.5; carried]).unwrap();
 }
 
 /// The same with any state carried between chunks, [L, E, B, padded(H)] if it is to fit the model.
 pub fn save_training(
     path: &Path,
     config: ModelConfig,
+    kind: Kind,
     carried_state: Vec<f32>,
 ) -> Result<(), CheckpointError> {
-    let layout = Layout::new(&config);
-    let weights = vec![Line([0.125; 16]); layout.lines]; // [lines]
-    let average = initialise(&layout, 1); // [lines]
-    let moments = [0.5, 0.25].map(|value| vec![Line([value; 16]); layout.lines]).concat(); // [2, lines]
+    let lines = Layout::of_kind(&config, kind).lines;
+    let weights = vec![Line([0.125; 16]); lines]; // [lines]
+    let mut average = initialise(&Layout::new(&config), 1); // [lines]
+    average.resize(lines, Line::default());
+    let moments = [0.5, 0.25].map(|value| vec![Line([value; 16]); lines]).concat(); // [2, lines]
     let position =
         Position { chunk: 5, carried_state, lr_scale: 0.5, divergences: 1, lowest_loss: 2.5, text_hash: 12 };
     let training = TrainingState {
@@ -131,9 +138,5 @@ pub fn save_training(
         validation_data: vec!["c.txt".to_owned()],
     };
     let (tokenizer, record) = (tokenizer(config.vocabulary), record(true));
-    save(
-        path,
-        Kind::F32,
-        &Contents { config, tokenizer, weights: &average, record, training: Some(training) },
-    )
+    save(path, kind, &Contents { config, tokenizer, weights: &average, record, training: Some(training) })
 }

@@ -52,6 +52,8 @@ pub struct TrainArgs {
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration, help_heading = "Checkpoints")]
     pub(super) save_every: Duration,
     /// Numbered checkpoints to keep, besides the best
+    ///
+    /// Where these are only a few steps old, one or two older ones are kept too, to go back to if training diverges.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = whole::<usize, 1, 1_000_000>, help_heading = "Checkpoints")]
     pub(super) keep: usize,
 
@@ -137,7 +139,7 @@ pub struct TrainingArgs {
     /// Peak learning rate
     #[arg(long, value_name = "X", value_parser = float::<0, 100>)]
     pub(super) lr: Option<f32>,
-    /// Steps over which the learning rate rises
+    /// Steps over which the learning rate rises, a tenth of the run at most
     #[arg(long, value_name = "N", value_parser = whole::<u64, 0, { u64::MAX }>)]
     pub(super) warmup_steps: Option<u64>,
     /// Part of the learning rate that is left at the end; 1 keeps it constant
@@ -183,7 +185,7 @@ impl TrainArgs {
     /// The options for a run that ends once `interrupt` is true.
     pub fn options(&self, interrupt: Arc<AtomicBool>) -> Options {
         let threads = self.threads.unwrap_or_else(cores);
-        Options { threads, keep: self.keep, save_every: self.save_every, interrupt }
+        Options { threads, save_every: self.save_every, interrupt }
     }
 }
 

@@ -1,16 +1,14 @@
 //! What a run does besides its steps: validations, checkpoints, and going back when it has diverged.
 
-use super::{Event, MOST_DIVERGENCES, Run, RunFolder, StepReport, TokensError, TrainError};
+use super::{Event, MOST_DIVERGENCES, Run, StepReport, TokensError, TrainError, made_now};
 use crate::chat::sample_text;
-use crate::checkpoint::{Checkpoint, CheckpointError, Contents, Position, Record, TrainingState};
+use crate::checkpoint::{Checkpoint, CheckpointError, Contents, Position, TrainingState};
 use crate::evaluate::evaluate_unless;
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
-/// A checkpoint saved fewer steps than this before a divergence is not trusted.
-const SUSPECT_STEPS: u64 = 25;
-/// Long epochs are validated this often too, as long as validations take under a tenth of the time.
+/// In a run whose length is a time, long epochs are validated this often too, as long as validations take under a tenth of it.
 const VALIDATE_EVERY: Duration = Duration::from_secs(60);
 /// Short epochs are not validated more often than this.
 const VALIDATE_AT_MOST_EVERY: Duration = Duration::from_secs(5);
@@ -22,11 +20,15 @@ impl Run {
         epoch_ended: bool,
         observe: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), TokensError> {
-        let since = self.clock.now() - self.times.validated;
-        let counted = self.validates_every_epoch();
-        let due =
-            if epoch_ended { counted || since >= VALIDATE_AT_MOST_EVERY } else { since >= VALIDATE_EVERY };
-        if due && (counted && epoch_ended || since >= 10 * self.times.validation_took) {
+        let is_due = match self.validation_interval {
+            Some(_) => self.is_validation_due(),
+            None => {
+                let since = self.clock.now() - self.times.validated;
+                since >= 10 * self.times.validation_took
+                    && since >= if epoch_ended { VALIDATE_AT_MOST_EVERY } else { VALIDATE_EVERY }
+            }
+        };
+        if is_due {
             self.validate(observe)?;
             self.try_save(observe);
         } else if self.clock.now() - self.times.saved >= self.options.save_every {
@@ -35,8 +37,19 @@ impl Run {
         Ok(())
     }
 
+    /// Whether a run whose length is counted stands where a validation is to be made.
+    pub(super) fn is_validation_due(&self) -> bool {
+        let (chunks, chunk) = (self.streams.chunks(), self.position.chunk);
+        self.validation_interval.is_some_and(|interval| match u64::from(self.record.epoch) {
+            0 if chunk == 0 => false,
+            _ if interval < chunks => chunk % interval == 0,
+            epoch => (epoch * chunks + chunk) % interval == 0,
+        })
+    }
+
     /// Validates the model, and saves it if it is the best so far; unless the run is asked to stop meanwhile.
     pub(super) fn validate(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), TokensError> {
+        self.owes_best = false;
         let start = self.clock.now();
         let (weights, text) = (self.trainer.average(), self.validation.stream());
         let (stop, kernels) = (&*self.options.interrupt, self.kernels);
@@ -44,17 +57,20 @@ impl Run {
         let Some(evaluation) = evaluation else { return Ok(()) };
         self.times.validated = self.clock.now();
         self.times.validation_took = self.times.validated - start;
+        self.validated_at = Some(self.record.step);
         if !evaluation.nats.is_finite() {
             // Over a long text the state can run away, early in training, where shorter streams are fine.
             observe(Event::NotValidated { step: self.record.step });
             return Ok(());
         }
         let validation = evaluation.at_step(self.record.step);
-        let earlier = self.record.validations.iter().map(|v| v.nats_per_token);
-        let best = earlier.fold(f64::INFINITY, f64::min) > validation.nats_per_token;
+        let best = self.best.is_none_or(|best| best.nats_per_token > validation.nats_per_token);
         self.record.validations.push(validation);
         self.record.seconds = self.seconds();
-        self.owes_best = best && !self.try_save_best(observe);
+        if best && let Err(error) = self.save_best() {
+            self.owes_best = true;
+            observe(Event::SaveFailed { error: &error });
+        }
         let weights = self.trainer.average();
         let sample = sample_text(weights, self.tokenizer.view(), self.kernels, self.record.dialogue);
         let logged = self.metrics.validation(&mut self.folder, &self.record, &validation);
@@ -76,11 +92,7 @@ impl Run {
         }
     }
 
-    /// Whether the model could be saved; if not, that is told.
-    fn try_save_best(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> bool {
-        self.save_best().inspect_err(|error| observe(Event::SaveFailed { error })).is_ok()
-    }
-
+    /// Saves the model that was just validated as the best.
     pub(super) fn save_best(&mut self) -> Result<(), CheckpointError> {
         let contents = Contents {
             config: self.config,
@@ -89,7 +101,9 @@ impl Run {
             record: self.record.clone(),
             training: None,
         };
-        self.folder.save_best(&contents).map(drop)
+        self.folder.save_best(&contents)?;
+        self.best = self.record.validations.last().copied();
+        Ok(())
     }
 
     /// Saves a checkpoint within a run, where a failure is told and tried again later.
@@ -130,29 +144,16 @@ impl Run {
         !report.updated || exploded
     }
 
-    /// The newest checkpoint; but the one before it, if the run had just been saved when it diverged: it was
-    /// on its way there already.
-    fn last_good_checkpoint(&mut self) -> Result<PathBuf, TrainError> {
-        let newest = |folder: &RunFolder| match folder.newest() {
-            Some(path) => Ok(path.to_owned()),
-            None => Err(TrainError::NothingToGoBackTo { path: folder.path().to_owned() }),
-        };
-        let path = newest(&self.folder)?;
-        let saved_at = Checkpoint::open(&path)?.record().step;
-        if self.record.step.saturating_sub(saved_at) >= SUSPECT_STEPS {
-            return Ok(path);
-        }
-        self.folder.discard_newest();
-        newest(&self.folder)
-    }
-
     pub(super) fn roll_back(
         &mut self,
         loss: f64,
         observe: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), TrainError> {
-        let path = self.last_good_checkpoint()?;
-        let (step, divergences) = (self.record.step, self.position.divergences + 1);
+        let step = self.record.step + 1;
+        let Some(path) = self.folder.go_back(step).map(Path::to_owned) else {
+            return Err(TrainError::NothingToGoBackTo { path: self.folder.path().to_owned() });
+        };
+        let divergences = self.position.divergences + 1;
         if divergences > MOST_DIVERGENCES {
             return Err(TrainError::Diverged { checkpoint: path });
         }
@@ -162,10 +163,61 @@ impl Run {
         let position = training.position();
         let (weights, average) = (training.weights(), checkpoint.weights());
         self.trainer.restore(weights, average, training.moments(), &position.carried_state);
-        self.record = Record { recipe: self.record.recipe.take(), ..checkpoint.record() };
+        self.record = made_now(self.record.recipe.take(), self.kernels, checkpoint.record());
         self.position = Position { lr_scale, divergences, ..position };
+        self.validated_at = None;
+        self.metrics.restart(self.record.tokens, self.seconds());
         let lr = self.recipe.lr * lr_scale;
         observe(Event::Diverged { step, loss, checkpoint: &path, lr });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{Recipe, RunLength};
+    use crate::model::ModelConfig;
+    use crate::text::Text;
+    use crate::tokenizer::{MINIMUM_VOCABULARY, Tokenizer};
+    use crate::train::{Corpus, Options, RunFolder, default_recipe};
+    use shoestring_kernels::Kernels;
+    use std::sync::Arc;
+
+    fn run(folder: &Path) -> Run {
+        let config = ModelConfig {
+            vocabulary: MINIMUM_VOCABULARY,
+            embedding: 8,
+            hidden: 16,
+            layers: 1,
+            experts: 2,
+            top_k: 2,
+            tied: false,
+            eps_rmsnorm: 1e-5,
+        };
+        let text = b"So much the same, and so much of it. ".repeat(60);
+        let tokenizer = Tokenizer::train(&[&text], MINIMUM_VOCABULARY, 1).unwrap();
+        let corpus = Corpus::new(Text::from_bytes(text), None).unwrap();
+        let folder = RunFolder::open(folder, 2, None).unwrap();
+        let recipe =
+            Recipe { batch_size: 4, seq_length: 16, length: RunLength::Epochs(3), ..default_recipe() };
+        let options =
+            Options { threads: 1, save_every: Duration::from_secs(3600), interrupt: Arc::default() };
+        Run::start(config, recipe, tokenizer, corpus, Kernels::best(), folder, options, &mut |_| ()).unwrap()
+    }
+
+    #[test]
+    fn a_run_that_went_back_keeps_the_best_model_it_had() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut run = run(folder.path());
+        run.train(&mut |_| ()).unwrap();
+        let (best, step) = (run.best().unwrap(), run.record.step);
+        run.roll_back(9.0, &mut |_| ()).unwrap();
+        assert!(run.record.step < step && run.record.validations.len() < 3);
+        run.recipe.lr = 0.0;
+        run.train(&mut |_| ()).unwrap();
+        assert!(run.record.validations.last().unwrap().nats_per_token > best.nats_per_token);
+        assert_eq!(run.best(), Some(best));
+        assert_eq!(run.folder.best_validation(), Some(best));
     }
 }
