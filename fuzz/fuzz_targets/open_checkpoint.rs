@@ -58,6 +58,7 @@ fn use_all(checkpoint: Checkpoint, file: &[u8]) {
     let _ = (checkpoint.record(), checkpoint.kind());
     match checkpoint.training() {
         Ok(training) => {
+            assert_eq!(checkpoint.kind(), shoestring::model::Kind::F32);
             assert_eq!(training.weights().len(), checkpoint.weights().len());
             assert_eq!(training.moments().len(), 2 * checkpoint.weights().len());
             let _ = (training.position(), training.model_data(), training.validation_data());
