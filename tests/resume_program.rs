@@ -159,6 +159,12 @@ fn from_an_earlier_step_it_goes_another_way_and_what_came_after_is_set_aside() {
     assert!(this > other);
     assert!(resumed.stderr.contains(&format!("Best validation: {this:.4} nats/char")), "{resumed:#?}");
 
+    // A name that says another step does not put the checkpoint itself aside.
+    workspace.write("checkpoints/step-00009999.shoe", workspace.read(&from));
+    let renamed = ["train", "--no-chat", "--checkpoint", "checkpoints/step-00009999.shoe", "--epochs", "1"];
+    workspace.run(&renamed).success();
+    assert!(workspace.exists("checkpoints/step-00009999.shoe"));
+
     // In another folder there is one too, even if it is worse than what was known before.
     let from = format!("checkpoints/earlier-1/{third}");
     let worse = ["--epochs", "4", "--lr", "0.5", "--final-lr", "1", "--checkpoint-dir", "new"];

@@ -65,25 +65,21 @@ impl RunFolder {
 
     fn try_begin(&mut self) -> io::Result<()> {
         remove_leftovers(&self.path)?;
-        let (metrics, best) = (self.path.join(METRICS), self.path.join(BEST));
+        let metrics = self.path.join(METRICS);
         let Some(step) = self.from else {
             self.set_aside = set_aside_run(&self.path)?;
             self.metrics = Some(append_to(&metrics)?);
             return Ok(());
         };
-        let is_later = |file: &PathBuf| {
-            let of_best = || Checkpoint::open(file).ok().map(|best| best.record().step);
-            step_of(file)
-                .or_else(|| if *file == best { of_best() } else { None })
-                .is_some_and(|its| its > step)
-        };
+        // Whatever its name is: the checkpoint resumed from may have been given another.
+        let is_later = |file: &PathBuf| Checkpoint::open(file).is_ok_and(|it| it.record().step > step);
         let (later, earlier) = run_files(&self.path)?.into_iter().partition(is_later);
         self.set_aside = set_aside(&self.path, later)?;
         if let Some(folder) = self.set_aside.as_ref().filter(|_| metrics.exists()) {
             fs::copy(&metrics, folder.join(METRICS))?;
         }
         self.numbered = earlier;
-        self.numbered.retain(|file| step_of(file).is_some());
+        self.numbered.retain(|file| step_of(file).is_some_and(|its_step| its_step <= step));
         self.numbered.sort_by_key(|file| step_of(file));
         self.metrics = Some(cut_metrics(&metrics, step)?);
         Ok(())
