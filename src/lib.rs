@@ -14,6 +14,7 @@ pub mod checkpoint;
 #[doc(hidden)]
 pub mod cli;
 pub mod evaluate;
+mod files;
 pub mod generate;
 pub mod model;
 #[cfg(feature = "plot")]

@@ -4,6 +4,7 @@
 //! is in the file's metadata, as strings. `docs/export.py` runs such a model in PyTorch.
 
 use crate::checkpoint::{CheckpointError, Contents, Record, Staged, save};
+use crate::files::read_text;
 use crate::model::{Kind, Layout, Model, ModelConfig, Tensor};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use half::{bf16, f16};
@@ -19,6 +20,8 @@ use thiserror::Error;
 
 const WEIGHTS: &str = "model.safetensors";
 const TOKENIZER: &str = "tokenizer.json";
+/// Bytes of it.
+const LONGEST_TOKENIZER: u64 = 1_000_000_000;
 
 /// Why a model could not be exported or imported.
 #[derive(Debug, Error)]
@@ -84,14 +87,11 @@ fn write_into(model: &Model, folder: &Path) -> Result<(), TransferError> {
 /// listed at once.
 pub fn import(folder: &Path, out: &Path) -> Result<ModelConfig, TransferError> {
     let path = folder.join(WEIGHTS);
-    let read =
-        |path: &Path| fs::read(path).map_err(|source| TransferError::Read { path: path.to_owned(), source });
-    let bytes = read(&path)?;
+    let read_error = |path: &Path, source| TransferError::Read { path: path.to_owned(), source };
+    let bytes = fs::read(&path).map_err(|error| read_error(&path, error))?;
     let tokenizer_path = folder.join(TOKENIZER);
-    let json = String::from_utf8(read(&tokenizer_path)?).map_err(|error| TransferError::Read {
-        path: tokenizer_path.clone(),
-        source: io::Error::new(io::ErrorKind::InvalidData, error),
-    })?;
+    let json =
+        read_text(&tokenizer_path, LONGEST_TOKENIZER).map_err(|error| read_error(&tokenizer_path, error))?;
     let tokenizer = Tokenizer::from_json(&json)
         .map_err(|source| TransferError::Tokenizer { path: tokenizer_path, source })?;
 

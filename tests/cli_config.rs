@@ -99,6 +99,25 @@ fn the_configuration_of_a_checkpoint_trains_the_same_model_again() {
     workspace.run(&["inspect", "again/best.shoe", "--config", "--json"]).code(2);
 }
 
+#[cfg(unix)]
+#[test]
+fn what_goes_on_for_ever_is_no_configuration() {
+    let workspace = Workspace::new();
+    workspace.run(&["train", "--config", "/dev/zero"]).failure(1, &["/dev/zero", "more than 1 MB"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_name_with_a_line_end_says_nothing() {
+    let workspace = Workspace::new();
+    let folder = "a\nlr = 99 #";
+    workspace.train(&["--steps", "2", "--checkpoint-dir", folder]).success();
+    let best = format!("{folder}/best.shoe");
+    workspace.write("run.toml", workspace.run(&["inspect", &best, "--config"]).success().stdout);
+    workspace.run(&["train", "--config", "run.toml", "--model-data", "text.txt", "--no-chat"]).success();
+    assert!(workspace.inspect("checkpoints/best.shoe")["recipe"]["lr"].as_f64().unwrap() < 0.1);
+}
+
 #[test]
 fn a_run_is_resumed_with_its_own_configuration() {
     let workspace = Workspace::new();

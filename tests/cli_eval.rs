@@ -173,3 +173,16 @@ fn verifying_notices_a_flipped_byte_in_a_large_file() {
     workspace.run(&["inspect", "large.shoe"]).success();
     workspace.run(&["inspect", "large.shoe", "--verify"]).failure(1, &["large.shoe is damaged", "checksum"]);
 }
+
+#[test]
+fn a_loss_that_is_not_finite_is_a_failure() {
+    let workspace = Workspace::new();
+    small_model::save_runaway_model(&workspace.path("model.shoe"), SMALL);
+    let eval = ["eval", "--checkpoint", "model.shoe", "--data", "text.txt"];
+    for run in [workspace.run(&eval), workspace.run(&[&eval[..], &["--json"]].concat())] {
+        assert_eq!(run.failure(1, &["model.shoe", "not finite"]).stdout, "");
+    }
+    let quantize = ["quantize", "model.shoe", "small.shoe", "--to", "q8", "--eval-data", "text.txt"];
+    workspace.run(&quantize).failure(1, &["model.shoe", "not finite"]);
+    assert!(!workspace.exists("small.shoe"));
+}

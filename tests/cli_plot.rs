@@ -152,3 +152,24 @@ fn a_loss_that_was_not_finite_is_left_out() {
     let svg = String::from_utf8(workspace.read("curves.svg")).unwrap();
     assert!(count(&svg, "circle") == 21 && !svg.contains("NaN") && !svg.contains("inf"));
 }
+
+#[test]
+fn a_picture_does_not_replace_what_it_is_drawn_from() {
+    let workspace = Workspace::new();
+    workspace.write("metrics.svg", metrics(LOG2_E));
+    let before = workspace.read("metrics.svg");
+    workspace.run(&["plot", "metrics.svg", "-o", "./metrics.svg"]).failure(2, &["both input and output"]);
+    assert!(workspace.read("metrics.svg") == before);
+}
+
+#[cfg(unix)]
+#[test]
+fn control_characters_of_a_name_are_in_no_picture_and_reach_no_terminal() {
+    let workspace = Workspace::new();
+    workspace.write("a\x1b[31mb/metrics.jsonl", metrics(LOG2_E));
+    workspace.run(&["plot", "a\x1b[31mb", "-o", "curves.svg"]).success();
+    let svg = String::from_utf8(workspace.read("curves.svg")).unwrap();
+    assert!(svg.contains("a\u{fffd}[31mb") && !svg.contains('\x1b'));
+    let absent = workspace.run(&["plot", "c\x1b[31md"]).failure(1, &["c^[[31md"]);
+    assert!(!absent.stderr.contains('\x1b'));
+}

@@ -176,6 +176,40 @@ fn from_an_earlier_step_it_goes_another_way_and_what_came_after_is_set_aside() {
 }
 
 #[test]
+fn where_nothing_is_left_to_train_nothing_is_touched() {
+    let workspace = Workspace::new();
+    workspace.train(&["--steps", "4"]).success();
+    let steps = |from: &str, steps: &str| {
+        workspace
+            .run(&["train", "--no-chat", "--checkpoint", from, "--steps", steps, "--keep", "9"])
+            .success()
+    };
+    let from = "checkpoints/step-00000004.shoe";
+    steps(from, "300");
+    let files = || {
+        ["checkpoints/best.shoe", "checkpoints/metrics.jsonl", "checkpoints/step-00000300.shoe"]
+            .map(|file| workspace.read(file))
+    };
+    let before = files();
+    assert!(steps(from, "4").stderr.contains("Nothing was left to train"));
+    assert!(files() == before);
+    assert!(!workspace.exists("checkpoints/earlier-1"));
+}
+
+#[cfg(unix)]
+#[test]
+fn what_it_says_to_run_can_be_run_whatever_the_folder_is_called() {
+    let workspace = Workspace::new();
+    let folder = "it's my run";
+    let run = workspace.train(&["--steps", "2", "--checkpoint-dir", folder]).success();
+    let hint = run.stderr.lines().find_map(|line| line.strip_prefix("Chat with it: shoestring ")).unwrap();
+    let program = env!("CARGO_BIN_EXE_shoestring");
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &format!("{program} {hint} </dev/null")]).current_dir(workspace.path(""));
+    assert!(shell.status().unwrap().success(), "{hint}");
+}
+
+#[test]
 fn the_kernels_are_those_of_the_last_part() {
     let workspace = Workspace::new();
     workspace.train(&["--steps", "2", "--kernel", "scalar"]).success();

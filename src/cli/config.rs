@@ -5,6 +5,7 @@
 
 use super::UsageError;
 use crate::checkpoint::{Checkpoint, Recipe, RunLength};
+use crate::files::read_text;
 use crate::model::ModelConfig;
 use crate::train::{Size, classic_recipe};
 use anyhow::{Context, Result};
@@ -15,12 +16,13 @@ use serde_json::Value;
 use std::any::TypeId;
 use std::error::Error as _;
 use std::ffi::OsString;
-use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+/// Bytes of a file.
+const LONGEST: u64 = 1_000_000;
 /// The flag that names the file, and those that are not settings.
 const NO_KEYS: [&str; 3] = ["config", "help", "version"];
 
@@ -30,7 +32,7 @@ const NO_KEYS: [&str; 3] = ["config", "help", "version"];
 /// # Errors
 /// A [`UsageError`] that names file, line and key, if a key is no flag, or its value is not one the flag takes.
 pub fn arguments(train: &Command, given: &ArgMatches, path: &Path) -> Result<Vec<OsString>> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = read_text(path, LONGEST).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(arguments_in(train, given, &text).map_err(|Mistake { at, what }| {
         let line = text.as_bytes()[..at.min(text.len())].iter().filter(|&&byte| byte == b'\n').count() + 1;
         UsageError(format!("{}:{line}: {what}", path.display()))
@@ -213,7 +215,8 @@ fn shown<'a>(value: &Spanned<DeValue<'_>>, text: &'a str) -> &'a str {
 /// Writes what `checkpoint` was trained with as such a file.
 pub fn write(out: &mut dyn Write, checkpoint: &Checkpoint) -> io::Result<()> {
     let record = checkpoint.record();
-    writeln!(out, "# {}, for `shoestring train --config`.", checkpoint.path().display())?;
+    let path = quoted(&checkpoint.path().to_string_lossy());
+    writeln!(out, "# {path}, for `shoestring train --config`.")?;
     let mut settings = of_model(&checkpoint.config());
     match &record.recipe {
         Some(recipe) => settings.extend(of_recipe(recipe)),

@@ -3,11 +3,11 @@
 use super::{Globals, open_model, thread_pool};
 use crate::evaluate::{EncodedText, Evaluation, evaluate};
 use crate::text::Text;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use serde::Serialize;
 use std::io::{Write, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 #[derive(Args)]
@@ -40,12 +40,24 @@ struct Report {
     tokens_per_second: f64,
 }
 
+/// An error if a model's loss is not a number.
+pub fn refuse_infinite(evaluation: &Evaluation, model: &Path) -> Result<()> {
+    if evaluation.nats.is_finite() {
+        return Ok(());
+    }
+    bail!(
+        "{}: its loss is not finite, as its state runs away; train it with a smaller --lr",
+        model.display()
+    );
+}
+
 pub fn run(args: &EvalArgs, globals: Globals) -> Result<ExitCode> {
     let model = open_model(Some(&args.checkpoint), globals)?;
     let text = Text::open(&args.data)?;
     let pool = thread_pool(args.threads)?;
     let encoded = EncodedText::new(model.tokenizer(), &text);
     let evaluation = pool.install(|| evaluate(model.weights(), globals.kernels, encoded))?;
+    refuse_infinite(&evaluation, &args.checkpoint)?;
     let Evaluation { nats, tokens, chars, bytes, .. } = evaluation;
     let report = Report {
         nats,

@@ -222,7 +222,9 @@ fn command() -> clap::Command {
 macro_rules! tell {
     ($($message:tt)*) => {{
         use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), $($message)*);
+        let message = format!($($message)*);
+        // A name, or what a model writes, must not control a terminal.
+        let _ = writeln!(std::io::stderr(), "{}", $crate::cli::printable::printable(&message));
     }};
 }
 use tell;
@@ -253,6 +255,15 @@ fn run(matches: &ArgMatches) -> Result<ExitCode> {
         Command::Completions(args) => completions::run(&args, &mut command()),
         Command::Man(args) => man::run(&args, command(), globals),
     }
+}
+
+/// A path as a shell takes it.
+fn for_shell(path: &Path) -> String {
+    let path = path.to_string_lossy();
+    if path.chars().all(|character| character.is_alphanumeric() || "/\\:._-".contains(character)) {
+        return path.into_owned();
+    }
+    if cfg!(windows) { format!("\"{path}\"") } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
 /// The model to run: of `path`, or the newest checkpoint in ./checkpoints, or the bundled one.

@@ -40,6 +40,15 @@ pub fn run(args: &PlotArgs, globals: Globals) -> Result<ExitCode> {
         Over::Steps => Axis::Steps,
         Over::Time => Axis::Time,
     };
+    let same = |path: &PathBuf| path.canonicalize().ok();
+    let is_input = |run: &PathBuf| same(run).is_some_and(|run| Some(run) == same(&args.output));
+    if args.runs.iter().any(is_input) {
+        return Err(UsageError(format!(
+            "{} is both input and output; name another output",
+            args.output.display()
+        ))
+        .into());
+    }
     let curves = args.runs.iter().map(|run| Curve::read(run, axis)).collect::<Result<Vec<_>, _>>()?;
     let picture = draw(&curves, axis, format)?;
     atomic_write(&args.output, &[&picture])

@@ -1,6 +1,5 @@
 //! What a training run shows: a progress bar on a terminal, plain lines elsewhere; all on stderr.
 
-use super::printable::printable;
 use super::sparkline::Course;
 use super::tell;
 use crate::checkpoint::{Record, RunLength, Validation};
@@ -57,7 +56,7 @@ impl Display {
             Event::Step { record, report, done } => self.step(record, report.loss, *done),
             Event::Validated { record, validation, best, sample } => {
                 self.say(&validated(record, validation, *best));
-                self.say(&format!("  {}", printable(sample).replace('\n', "\n  ")));
+                self.say(&format!("  {}", sample.replace('\n', "\n  ")));
             }
             Event::NotValidated { step } => {
                 self.warn(&format!("At step {step} the model's state ran away on the validation text."))
@@ -69,10 +68,13 @@ impl Display {
             Event::LogFailed { error } => {
                 self.warn(&format!("cannot write to metrics.jsonl: {error}. Training goes on without."))
             }
-            Event::Diverged { step, loss, checkpoint, lr } => self.warn(&format!(
-                "Training diverged at step {step} (loss {loss:.3}). Back to {} with learning rate {lr:.2e}.",
-                checkpoint.display()
-            )),
+            Event::Diverged { step, loss, checkpoint, lr } => {
+                self.since = None;
+                self.warn(&format!(
+                    "Training diverged at step {step} (loss {loss:.3}). Back to {} with learning rate {lr:.2e}.",
+                    checkpoint.display()
+                ));
+            }
         }
     }
 
@@ -101,7 +103,7 @@ impl Display {
         let (start, tokens) = *self.since.get_or_insert_with(|| (Instant::now(), record.tokens));
         let (elapsed, read) = (start.elapsed(), record.tokens.saturating_sub(tokens));
         let rate = read as f64 / elapsed.as_secs_f64().max(1e-9);
-        if elapsed >= MEASURE && !self.forecast_told {
+        if elapsed >= MEASURE && read > 0 && !self.forecast_told {
             self.forecast_told = true;
             self.say(&forecast(self.plan, record, done, rate));
         }

@@ -1,5 +1,6 @@
 //! `shoestring quantize`
 
+use super::eval::refuse_infinite;
 use super::{Globals, UsageError, open_model, tell, thread_pool};
 use crate::bundled;
 use crate::checkpoint::{Contents, save};
@@ -94,11 +95,13 @@ pub fn run(args: &QuantizeArgs, globals: Globals) -> Result<ExitCode> {
         let encoded = EncodedText::new(model.tokenizer(), &text);
         pool.install(|| evaluate(weights, globals.kernels, encoded))
     };
-    let (before, after) = (loss_of(model.weights())?, loss_of(weights)?);
-    let max_loss = f64::from(args.max_loss.unwrap_or(args.to.max_loss()));
+    let before = loss_of(model.weights())?;
+    refuse_infinite(&before, &args.input)?;
+    let after = loss_of(weights)?;
+    let max_loss = args.max_loss.unwrap_or(args.to.max_loss());
     let loss = after.nats_per_char() - before.nats_per_char();
     // Not a number is not small.
-    let small = loss <= max_loss;
+    let small = loss <= f64::from(max_loss);
     if small {
         // Before the table: whoever reads that may stop reading.
         let contents = Contents {

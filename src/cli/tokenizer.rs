@@ -312,7 +312,10 @@ mod tests {
         fs::write(&data, "").unwrap();
         let args = TrainArgs { data: vec![data.clone()], vocab_size: 270, out, threads: 1 };
         let error = train(&args).unwrap_err().to_string();
-        assert_eq!(error, format!("{} is empty; name a text file with something in it", data.display()));
+        assert_eq!(
+            error,
+            format!("{} is empty, or blank; name a text file with something in it", data.display())
+        );
     }
 
     #[test]

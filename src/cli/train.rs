@@ -5,7 +5,9 @@ mod flags;
 pub use flags::{TrainArgs, threads, vocabulary};
 
 use super::progress::{Display, Plan, Reading};
-use super::{CHECKPOINTS, Globals, INTERRUPTED, UsageError, chat, memory, name_paths, signals, tell};
+use super::{
+    CHECKPOINTS, Globals, INTERRUPTED, UsageError, chat, for_shell, memory, name_paths, signals, tell,
+};
 use crate::bundled;
 use crate::checkpoint::{Checkpoint, CheckpointError, Recipe, RunLength};
 use crate::cores;
@@ -58,7 +60,7 @@ pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
     match outcome {
         Outcome::Interrupted => {
             if !globals.quiet {
-                tell!("Stopped and saved. Go on with: shoestring train --checkpoint {}", newest.display());
+                tell!("Stopped and saved. Go on with: shoestring train --checkpoint {}", for_shell(&newest));
                 if folder.best().is_none() {
                     tell!("There is no {BEST} yet: the first validation makes it.");
                 }
@@ -77,7 +79,7 @@ pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
             if !args.no_chat && stdin().is_terminal() && stdout().is_terminal() {
                 chat::with_model(&model, globals)?;
             } else if !globals.quiet {
-                tell!("Chat with it: shoestring chat --checkpoint {}", model.display());
+                tell!("Chat with it: shoestring chat --checkpoint {}", for_shell(&model));
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -91,7 +93,7 @@ fn with_way_on(error: TrainError, folder: &RunFolder) -> anyhow::Error {
         (TrainError::Checkpoint(CheckpointError::Save { .. }), Some(newest)) => {
             anyhow!(
                 "{error}. Go on from the last save with: shoestring train --checkpoint {}",
-                newest.display()
+                for_shell(newest)
             )
         }
         _ => error.into(),

@@ -1,7 +1,8 @@
 //! A run's losses, as its metrics tell them.
 
 use super::PlotError;
-use crate::train::METRICS;
+use crate::files::read_text;
+use crate::train::{LONGEST_METRICS, METRICS};
 use serde::Deserialize;
 use std::fs;
 use std::path::Path;
@@ -75,8 +76,8 @@ impl Curve {
     /// If there is no such file, it holds something else, or no loss yet.
     pub fn read(run: &Path, axis: Axis) -> Result<Self, PlotError> {
         let path = if run.is_dir() { run.join(METRICS) } else { run.to_owned() };
-        let text =
-            fs::read_to_string(&path).map_err(|source| PlotError::Io { path: path.clone(), source })?;
+        let text = read_text(&path, LONGEST_METRICS)
+            .map_err(|source| PlotError::Io { path: path.clone(), source })?;
         let (mut training, mut validation) = (Vec::new(), Vec::new());
         for (number, line) in text.split_inclusive('\n').enumerate() {
             let broken = |what: &str| {
@@ -147,5 +148,7 @@ fn name(run: &Path) -> String {
         let here = fs::canonicalize(".").unwrap_or_default();
         return here.file_name().unwrap_or_default().to_string_lossy().into_owned();
     }
-    folder.display().to_string()
+    // A picture can't have control characters.
+    let show = |character: char| if character.is_control() { char::REPLACEMENT_CHARACTER } else { character };
+    folder.to_string_lossy().chars().map(show).collect()
 }

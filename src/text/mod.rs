@@ -36,7 +36,7 @@ pub enum TextError {
     #[error("{path} holds no .txt file; name a text file or a folder of .txt files", path = path.display())]
     NoText { path: PathBuf },
     /// Nothing in it.
-    #[error("{path} is empty; name a text file with something in it", path = path.display())]
+    #[error("{path} is empty, or blank; name a text file with something in it", path = path.display())]
     Empty { path: PathBuf },
     /// Something else than text.
     #[error("{path} is not a text file (NUL bytes, or more than a tenth of it is not UTF-8); convert it to UTF-8 text", path = path.display())]

@@ -3,6 +3,7 @@
 use crate::checkpoint::{
     Checkpoint, CheckpointError, Contents, Validation, atomic_write, remove_leftovers, save,
 };
+use crate::files::read_at_most;
 use crate::model::Kind;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -13,6 +14,8 @@ use thiserror::Error;
 pub const BEST: &str = "best.shoe";
 /// Name of the course of a run in its folder.
 pub const METRICS: &str = "metrics.jsonl";
+/// Bytes of it, some months' worth, that are read.
+pub const LONGEST_METRICS: u64 = 1_000_000_000;
 /// Name of the file that keeps the tokens of a large text.
 const TOKENS: &str = "text.tokens";
 const LOCK: &str = ".lock";
@@ -58,12 +61,12 @@ impl RunFolder {
     }
 
     /// Makes way for the run: what an earlier one left, or made after the step from which the run goes on, is moved into a
-    /// subfolder.
-    pub(super) fn begin(&mut self) -> Result<(), FolderError> {
-        self.try_begin().map_err(|source| FolderError::Io { path: self.path.clone(), source })
+    /// subfolder; unless the run that goes on is over already.
+    pub(super) fn begin(&mut self, is_over: bool) -> Result<(), FolderError> {
+        self.try_begin(is_over).map_err(|source| FolderError::Io { path: self.path.clone(), source })
     }
 
-    fn try_begin(&mut self) -> io::Result<()> {
+    fn try_begin(&mut self, is_over: bool) -> io::Result<()> {
         remove_leftovers(&self.path)?;
         let metrics = self.path.join(METRICS);
         let Some(step) = self.from else {
@@ -72,7 +75,8 @@ impl RunFolder {
             return Ok(());
         };
         // Whatever its name is: the checkpoint resumed from may have been given another.
-        let is_later = |file: &PathBuf| Checkpoint::open(file).is_ok_and(|it| it.record().step > step);
+        let is_later =
+            |file: &PathBuf| !is_over && Checkpoint::open(file).is_ok_and(|it| it.record().step > step);
         let (later, earlier) = run_files(&self.path)?.into_iter().partition(is_later);
         self.set_aside = set_aside(&self.path, later)?;
         if let Some(folder) = self.set_aside.as_ref().filter(|_| metrics.exists()) {
@@ -81,7 +85,7 @@ impl RunFolder {
         self.numbered = earlier;
         self.numbered.retain(|file| step_of(file).is_some_and(|its_step| its_step <= step));
         self.numbered.sort_by_key(|file| step_of(file));
-        self.metrics = Some(cut_metrics(&metrics, step)?);
+        self.metrics = Some(if is_over { append_to(&metrics)? } else { cut_metrics(&metrics, step)? });
         Ok(())
     }
 
@@ -303,7 +307,7 @@ fn set_aside(path: &Path, files: Vec<PathBuf>) -> io::Result<Option<PathBuf>> {
 
 /// Drops the lines of `path` that tell of steps after `step`, and opens it to append.
 fn cut_metrics(path: &Path, step: u64) -> io::Result<File> {
-    let old = match fs::read(path) {
+    let old = match read_at_most(path, LONGEST_METRICS) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(error),

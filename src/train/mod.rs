@@ -25,7 +25,7 @@ mod transpose;
 
 pub use corpus::Corpus;
 pub use data::Streams;
-pub use folder::{BEST, FolderError, METRICS, RunFolder, newest_checkpoint};
+pub use folder::{BEST, FolderError, LONGEST_METRICS, METRICS, RunFolder, newest_checkpoint};
 pub use initialise::initialise;
 pub use memory::training_bytes;
 pub use network::{Dropout, Network};

@@ -291,7 +291,8 @@ impl Run {
         let times =
             Times { saved: Duration::ZERO, validated: Duration::ZERO, validation_took: Duration::ZERO };
         let clock = Clock::start().map_err(TrainError::Thread)?;
-        folder.begin()?;
+        let progress = Progress::new(recipe.length, record.step, record.seconds, streams.chunks());
+        folder.begin(record.step > 0 && progress.done >= 1.0)?;
         let validated_at = record.validations.last().map(|last| last.step);
         let best = folder.best_validation();
         Ok(Run {

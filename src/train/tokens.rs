@@ -12,7 +12,7 @@ use thiserror::Error;
 #[expect(missing_docs, reason = "the fields are what the messages name")]
 pub enum TokensError {
     /// Their file can't be written.
-    #[error("cannot write {path}, the text as tokens (make room, or name another --checkpoint-dir): {source}",
+    #[error("cannot write {path}, the text as tokens; make room, or name another --checkpoint-dir: {source}",
         path = path.display())]
     Write { path: PathBuf, source: io::Error },
     /// Their file can't be read any more.

@@ -85,6 +85,11 @@ pub fn save_model_of_short_lines(path: &Path, config: ModelConfig) {
     save_weights(path, config, &weights, false);
 }
 
+/// Saves a model whose state runs away over any text.
+pub fn save_runaway_model(path: &Path, config: ModelConfig) {
+    save_weights(path, config, &vec![Line([1e30; 16]); Layout::new(&config).lines], true);
+}
+
 fn save_weights(path: &Path, config: ModelConfig, weights: &[Line], dialogue: bool) {
     let tokenizer = tokenizer(config.vocabulary);
     save(path, Kind::F32, &Contents { config, tokenizer, weights, record: record(dialogue), training: None })

@@ -4,7 +4,7 @@ mod command;
 mod prompt;
 
 use super::arguments::{SamplingArgs, tokens};
-use super::printable::{Printer, printable};
+use super::printable::Printer;
 use super::{Globals, INTERRUPTED, describe, open_model, signals, tell};
 use crate::chat::{Conversation, ConversationError};
 use crate::checkpoint::temporary_file;
@@ -144,7 +144,7 @@ impl<'m> Chat<'m> {
                     Ok(Next::Prompt) => {}
                     // With the terminal gone there is no one to go on with.
                     Err(error) if error.is::<io::Error>() => return Err(error),
-                    Err(error) => tell!("{}", printable(&describe(&error))),
+                    Err(error) => tell!("{}", describe(&error)),
                 },
             }
             if let Err(error) = self.keep() {
@@ -185,7 +185,7 @@ impl<'m> Chat<'m> {
             Command::Undo => {
                 let Some(text) = self.conversation.undo() else { bail!("there is nothing to undo") };
                 self.changed = true;
-                self.say(&format!("Took back: {}", printable(&text)));
+                self.say(&format!("Took back: {text}"));
             }
             Command::Reset => {
                 self.conversation.reset();
