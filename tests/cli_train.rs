@@ -430,6 +430,7 @@ fn an_earlier_runs_files_are_set_aside() {
     let workspace = Workspace::new();
     workspace.train(&["--steps", "3"]).success();
     let first = workspace.read("checkpoints/best.shoe");
+    workspace.write("checkpoints/my-own.shoe", &first);
     let again = workspace.train(&["--steps", "4", "--seed", "2"]).success();
     assert!(again.stderr.contains("checkpoints/earlier-1"), "{}", again.stderr);
     let expected = ["best.shoe", "metrics.jsonl", "step-00000000.shoe", "step-00000003.shoe"];
@@ -438,6 +439,7 @@ fn an_earlier_runs_files_are_set_aside() {
     assert_eq!(numbered(&workspace, "checkpoints"), ["step-00000000.shoe", "step-00000004.shoe"]);
     workspace.train(&["--steps", "3"]).success();
     assert!(workspace.exists("checkpoints/earlier-2/best.shoe"));
+    assert!(workspace.exists("checkpoints/my-own.shoe"));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The tokenizer's own promises: nothing is lost, nothing depends on threads or pieces, no lie is believed.
 
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
@@ -221,7 +222,16 @@ fn threads_and_pieces_do_not_change_the_result() {
     }
     trainer.count(rest);
     let mut sizes = Vec::new();
-    assert_eq!(trainer.train(|size, limit| sizes.push((size, limit))).unwrap(), expected);
+    let broken_off = trainer.clone().train(|size, _| match size {
+        270 => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    assert!(matches!(broken_off, Err(TokenizerError::Interrupted)));
+    let note = |size, limit| {
+        sizes.push((size, limit));
+        ControlFlow::Continue(())
+    };
+    assert_eq!(trainer.train(note).unwrap(), expected);
     assert!(sizes.is_sorted() && sizes.last() == Some(&(400, 400)));
 }
 

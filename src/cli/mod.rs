@@ -257,6 +257,15 @@ fn run(matches: &ArgMatches) -> Result<ExitCode> {
     }
 }
 
+/// An error if writing `output` would replace `input`.
+fn refuse_overwriting(input: &Path, output: &Path) -> Result<(), UsageError> {
+    let (Ok(from), Ok(to)) = (input.canonicalize(), output.canonicalize()) else { return Ok(()) };
+    if from == to {
+        return Err(UsageError(format!("{} is both input and output; name another output", input.display())));
+    }
+    Ok(())
+}
+
 /// A path as a shell takes it.
 fn for_shell(path: &Path) -> String {
     let path = path.to_string_lossy();

@@ -1,6 +1,6 @@
 //! `shoestring plot`
 
-use super::{CHECKPOINTS, Globals, UsageError, tell};
+use super::{CHECKPOINTS, Globals, UsageError, refuse_overwriting, tell};
 use crate::checkpoint::atomic_write;
 use crate::plot::{Axis, Curve, Format, draw};
 use anyhow::{Context, Result};
@@ -40,15 +40,7 @@ pub fn run(args: &PlotArgs, globals: Globals) -> Result<ExitCode> {
         Over::Steps => Axis::Steps,
         Over::Time => Axis::Time,
     };
-    let same = |path: &PathBuf| path.canonicalize().ok();
-    let is_input = |run: &PathBuf| same(run).is_some_and(|run| Some(run) == same(&args.output));
-    if args.runs.iter().any(is_input) {
-        return Err(UsageError(format!(
-            "{} is both input and output; name another output",
-            args.output.display()
-        ))
-        .into());
-    }
+    args.runs.iter().try_for_each(|run| refuse_overwriting(run, &args.output))?;
     let curves = args.runs.iter().map(|run| Curve::read(run, axis)).collect::<Result<Vec<_>, _>>()?;
     let picture = draw(&curves, axis, format)?;
     atomic_write(&args.output, &[&picture])

@@ -1,7 +1,7 @@
 //! `shoestring quantize`
 
 use super::eval::refuse_infinite;
-use super::{Globals, UsageError, open_model, tell, thread_pool};
+use super::{Globals, open_model, refuse_overwriting, tell, thread_pool};
 use crate::bundled;
 use crate::checkpoint::{Contents, save};
 use crate::evaluate::{EncodedText, Evaluation, evaluate};
@@ -77,10 +77,7 @@ pub fn run(args: &QuantizeArgs, globals: Globals) -> Result<ExitCode> {
     let model = open_model(Some(&args.input), globals)?;
     // What is made of it gets a checksum of its own, and must not vouch for what is damaged.
     model.checkpoint().verify()?;
-    let same = |path: &PathBuf| path.canonicalize().ok();
-    if same(&args.input).is_some_and(|input| Some(input) == same(&args.output)) {
-        bail!(UsageError(format!("{} is both input and output; name another output", args.input.display())));
-    }
+    refuse_overwriting(&args.input, &args.output)?;
     let (text, what) = match &args.eval_data[..] {
         [] => {
             let start = Corpus::new(Text::from_static(bundled::CORPUS), None)?.training_length() as usize;

@@ -1,14 +1,18 @@
 //! `shoestring tokenizer`
 
+use super::progress::Reading;
 use super::{Globals, tell};
 use crate::checkpoint::{CheckpointError, atomic_write, open_tokenizer};
 use crate::text::{Text, TextError};
-use crate::tokenizer::{Encoder, Pieces, Special, Tokenizer, TokenizerView, Trainer};
+use crate::tokenizer::{Encoder, Pieces, Special, Tokenizer, TokenizerError, TokenizerView, Trainer};
+use crate::train::TrainError;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufWriter, Read, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Longer runs without white space are no token ids; none is kept in memory.
 const LONGEST_NUMBER: usize = 20;
@@ -92,7 +96,7 @@ struct ConvertArgs {
 pub fn run(args: TokenizerArgs, globals: Globals) -> Result<()> {
     match args.command {
         Command::Train(args) => {
-            let tokenizer = train(&args)?;
+            let tokenizer = train(&args, globals.quiet)?;
             save(&tokenizer, &args.out)?;
             if !globals.quiet {
                 let (size, out) = (tokenizer.view().vocabulary_size(), args.out.display());
@@ -111,19 +115,46 @@ pub fn run(args: TokenizerArgs, globals: Globals) -> Result<()> {
     }
 }
 
-fn train(args: &TrainArgs) -> Result<Tokenizer> {
+fn train(args: &TrainArgs, quiet: bool) -> Result<Tokenizer> {
     let text = Text::open(&args.data)?;
-    let mut trainer = Trainer::new(args.vocab_size, args.threads)?;
-    let mut pieces = Pieces::new(text.reader());
-    while let Some(piece) = pieces.next_piece().map_err(TextError::from_read)? {
-        trainer.count(piece);
-    }
-    let tokenizer = trainer.train(|_, _| ())?;
+    let trainer = Trainer::new(args.vocab_size, args.threads)?;
+    let tokenizer = learn(trainer, text.reader(), text.length(), quiet, &AtomicBool::new(false))?;
     let size = tokenizer.view().vocabulary_size();
     if size < args.vocab_size {
         tell!("The text has nothing more to merge after {size} tokens; {} were asked for.", args.vocab_size);
     }
     Ok(tokenizer)
+}
+
+/// The tokenizer that `trainer` learns from the `length` bytes of `text`, unless `interrupt` is set meanwhile.
+pub fn learn(
+    mut trainer: Trainer,
+    text: impl Read,
+    length: u64,
+    quiet: bool,
+    interrupt: &AtomicBool,
+) -> Result<Tokenizer> {
+    let is_interrupted = || interrupt.load(Ordering::Relaxed);
+    let mut pieces = Pieces::new(text);
+    let (mut done, mut counting) = (0, Reading::new("Words counted", quiet));
+    while let Some(piece) = pieces.next_piece().map_err(TextError::from_read)? {
+        if is_interrupted() {
+            return Err(TrainError::Interrupted.into());
+        }
+        trainer.count(piece);
+        done += piece.len() as u64;
+        counting.show(done, length);
+    }
+    drop(counting);
+    let mut merging = Reading::new("Tokens made", quiet);
+    let tokenizer = trainer.train(|tokens, limit| {
+        merging.show(tokens as u64, limit as u64);
+        if is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    match tokenizer {
+        Err(TokenizerError::Interrupted) => Err(TrainError::Interrupted.into()),
+        tokenizer => Ok(tokenizer?),
+    }
 }
 
 fn save(tokenizer: &Tokenizer, path: &Path) -> Result<()> {
@@ -311,7 +342,7 @@ mod tests {
         let (data, out) = (folder.path().join("text"), folder.path().join("tokenizer.json"));
         fs::write(&data, "").unwrap();
         let args = TrainArgs { data: vec![data.clone()], vocab_size: 270, out, threads: 1 };
-        let error = train(&args).unwrap_err().to_string();
+        let error = train(&args, true).unwrap_err().to_string();
         assert_eq!(
             error,
             format!("{} is empty, or blank; name a text file with something in it", data.display())
@@ -324,7 +355,7 @@ mod tests {
         let (data, out) = (folder.path().join("text"), folder.path().join("tokenizer.json"));
         fs::write(&data, "a cat and a hat and a bat\n".repeat(9)).unwrap();
         let args = TrainArgs { data: vec![data], vocab_size: 270, out: out.clone(), threads: 2 };
-        save(&train(&args).unwrap(), &out).unwrap();
+        save(&train(&args, true).unwrap(), &out).unwrap();
         assert_eq!(open(&out).unwrap(), tokenizer());
     }
 }

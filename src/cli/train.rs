@@ -5,6 +5,7 @@ mod flags;
 pub use flags::{TrainArgs, threads, vocabulary};
 
 use super::progress::{Display, Plan, Reading};
+use super::tokenizer::learn;
 use super::{
     CHECKPOINTS, Globals, INTERRUPTED, UsageError, chat, for_shell, memory, name_paths, signals, tell,
 };
@@ -13,7 +14,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError, Recipe, RunLength};
 use crate::cores;
 use crate::model::{ConfigError, Layout, ModelConfig};
 use crate::text::{Text, TextError};
-use crate::tokenizer::{Pieces, Tokenizer, Trainer};
+use crate::tokenizer::{Tokenizer, Trainer};
 use crate::train::{
     BEST, Corpus, Event, Options, Outcome, Run, RunFolder, Size, TrainError, classic_recipe, default_recipe,
 };
@@ -24,7 +25,6 @@ use std::io::{IsTerminal, Read, stdin, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Minutes and dropout that suit the bundled corpus, whose conversations repeat each other's turns: with the 0.3 of other
 /// texts it ends at 0.245 nats/char instead of 0.214 (`docs/training.md`).
@@ -289,18 +289,7 @@ fn train_tokenizer(
     if !globals.quiet {
         tell!("Training the tokenizer on {}.", size(length));
     }
-    let mut trainer = Trainer::new(vocabulary, options.threads)?;
-    let mut pieces = Pieces::new(reader);
-    let (mut done, mut reading) = (0, Reading::new("Words counted", globals.quiet));
-    while let Some(piece) = pieces.next_piece().map_err(TextError::from_read)? {
-        if options.interrupt.load(Ordering::Relaxed) {
-            return Err(TrainError::Interrupted.into());
-        }
-        trainer.count(piece);
-        done += piece.len() as u64;
-        reading.show(done, length);
-    }
-    Ok(trainer.train(|_, _| ())?)
+    learn(Trainer::new(vocabulary, options.threads)?, reader, length, globals.quiet, &options.interrupt)
 }
 
 fn new_config(args: &ModelArgs) -> Result<ModelConfig> {

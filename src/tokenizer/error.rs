@@ -16,6 +16,9 @@ pub enum TokenizerError {
         /// What outgrew them.
         what: &'static str,
     },
+    /// Training was broken off.
+    #[error("training the tokenizer was broken off")]
+    Interrupted,
     /// The arrays of a stored tokenizer contradict each other.
     #[error("the tokenizer is damaged: {0}")]
     Damaged(String),

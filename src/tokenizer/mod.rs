@@ -36,6 +36,7 @@ pub use trainer::Trainer;
 pub use view::TokenizerView;
 
 use rkyv::with::Skip;
+use std::ops::ControlFlow;
 use words::AsWords;
 
 /// Id of `[USER]`, which opens a user's turn.
@@ -92,7 +93,7 @@ impl Tokenizer {
         for text in texts {
             trainer.count(text);
         }
-        trainer.train(|_, _| ())
+        trainer.train(|_, _| ControlFlow::Continue(()))
     }
 
     /// The borrowed form, which encodes and decodes.

@@ -13,6 +13,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::alphabet::{FIRST_BYTE, ID_OF_BYTE};
@@ -61,11 +62,15 @@ impl Trainer {
         self.too_many_words |= too_many.into_inner();
     }
 
-    /// Learns the merges. `progress` is called after each with the number of tokens and their limit.
+    /// Learns the merges. `progress` is called after each with the number of tokens and their limit, and may break it off.
     ///
     /// # Errors
-    /// [`TokenizerError::TooLarge`] if the words or the tokens do not fit 32-bit offsets.
-    pub fn train(mut self, progress: impl FnMut(usize, usize)) -> Result<Tokenizer, TokenizerError> {
+    /// [`TokenizerError::TooLarge`] if the words or the tokens do not fit 32-bit offsets;
+    /// [`TokenizerError::Interrupted`] if `progress` broke off.
+    pub fn train(
+        mut self,
+        progress: impl FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Tokenizer, TokenizerError> {
         let too_many_words = TokenizerError::TooLarge { what: "the distinct words" };
         let mut counts = self.counts.swap_remove(0);
         let absorbed = self.counts.drain(..).try_for_each(|other| counts.absorb(&other));
@@ -75,7 +80,9 @@ impl Trainer {
         let corpus = Corpus::new(&counts);
         drop(counts);
         let mut learner = Learner::new(corpus);
-        learner.learn(self.vocabulary_size, progress);
+        if learner.learn(self.vocabulary_size, progress).is_break() {
+            return Err(TokenizerError::Interrupted);
+        }
         Tokenizer::from_parts(&learner.tokens, &learner.merges)
     }
 }
@@ -149,7 +156,11 @@ impl Learner {
         learner
     }
 
-    fn learn(&mut self, vocabulary_size: usize, mut progress: impl FnMut(usize, usize)) {
+    fn learn(
+        &mut self,
+        vocabulary_size: usize,
+        mut progress: impl FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         let mut changes = Changes::default();
         while self.tokens.len() < vocabulary_size {
             let Some((left, right, words)) = self.next_pair() else { break };
@@ -161,8 +172,9 @@ impl Learner {
                 changes.merge_in_word(&mut self.corpus, word, (left, right), merged);
             }
             self.apply(&mut changes, (left, right), merged);
-            progress(self.tokens.len(), vocabulary_size);
+            progress(self.tokens.len(), vocabulary_size)?;
         }
+        ControlFlow::Continue(())
     }
 
     fn count_byte_pairs(&mut self) {
