@@ -26,12 +26,20 @@ use super::{MINIMUM_VOCABULARY, Tokenizer, TokenizerError};
 /// A thread is not started for less text than this, in bytes.
 const SMALLEST_SHARE: usize = 1 << 16;
 
-/// Trains a tokenizer on texts that are given one after the other, keeping only their distinct words.
+/// Distinct words that are remembered while a long text is counted: 79 MB of prose have a fifth of them.
+const MOST_WORDS: usize = 1 << 19;
+/// Bytes of text after which the words are looked over.
+const LOOK_OVER_EVERY: usize = 8 << 20;
+
+/// Trains a tokenizer on texts that are given one after the other, keeping only their distinct words; of more than half a
+/// million, as a text full of random identifiers has, the rarest are forgotten, so that memory is bounded.
 #[derive(Clone, Debug)]
 pub struct Trainer {
     vocabulary_size: usize,
     /// One for each thread. // [threads]
     counts: Vec<WordCounts>,
+    /// Bytes counted since the words were last looked over.
+    counted: usize,
     too_many_words: bool,
 }
 
@@ -45,7 +53,7 @@ impl Trainer {
             return Err(TokenizerError::VocabularyTooSmall { size: vocabulary_size });
         }
         let counts = vec![WordCounts::default(); threads.max(1)];
-        Ok(Self { vocabulary_size, counts, too_many_words: false })
+        Ok(Self { vocabulary_size, counts, counted: 0, too_many_words: false })
     }
 
     /// Counts the words of `text`: a sequence of its own, or a piece of one that was cut at a
@@ -60,6 +68,23 @@ impl Trainer {
             }
         });
         self.too_many_words |= too_many.into_inner();
+        self.counted += text.len();
+        if self.counted >= LOOK_OVER_EVERY {
+            self.gather(MOST_WORDS);
+        }
+    }
+
+    /// Gathers the threads' words in the first one's, and forgets the rarest if there are more than `most`. That depends on
+    /// the words and their counts only, not on which thread found them.
+    fn gather(&mut self, most: usize) {
+        self.counted = 0;
+        let Some((all, others)) = self.counts.split_first_mut() else { return };
+        for other in others {
+            self.too_many_words |= all.absorb(&std::mem::take(other)).is_none();
+        }
+        if all.len() > most {
+            all.keep_most_frequent(most / 2);
+        }
     }
 
     /// Learns the merges. `progress` is called after each with the number of tokens and their limit, and may break it off.
@@ -72,13 +97,12 @@ impl Trainer {
         progress: impl FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Tokenizer, TokenizerError> {
         let too_many_words = TokenizerError::TooLarge { what: "the distinct words" };
-        let mut counts = self.counts.swap_remove(0);
-        let absorbed = self.counts.drain(..).try_for_each(|other| counts.absorb(&other));
-        if self.too_many_words || absorbed.is_none() {
+        self.gather(MOST_WORDS);
+        if self.too_many_words {
             return Err(too_many_words);
         }
-        let corpus = Corpus::new(&counts);
-        drop(counts);
+        let corpus = Corpus::new(&self.counts[0]);
+        drop(self.counts);
         let mut learner = Learner::new(corpus);
         if learner.learn(self.vocabulary_size, progress).is_break() {
             return Err(TokenizerError::Interrupted);
@@ -341,5 +365,30 @@ impl Hasher for PairHasher {
     fn write_u64(&mut self, key: u64) {
         let product = u128::from(key) * 0x9E37_79B9_7F4A_7C15;
         self.0 = product as u64 ^ (product >> 64) as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_forgotten_does_not_depend_on_threads() {
+        // Long enough for every thread to get a share.
+        let text: String = (0..60_000).map(|i| format!(" word{} and{}", i * i % 30_011, i % 7)).collect();
+        let train = |threads: usize, most: usize| {
+            let mut trainer = Trainer::new(400, threads).unwrap();
+            for _ in 0..2 {
+                trainer.count(text.as_bytes());
+                trainer.gather(most);
+            }
+            (trainer.counts[0].len(), trainer.train(|_, _| ControlFlow::Continue(())).unwrap())
+        };
+        let (all, _) = train(1, usize::MAX);
+        let (some, expected) = train(1, 1000);
+        assert!(all > 10_000 && (7..=500).contains(&some), "{all} {some}");
+        for threads in [2, 3] {
+            assert!(train(threads, 1000) == (some, expected.clone()));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! How often each distinct word occurs.
 
 use super::pretokenizer::Words;
+use std::cmp::Reverse;
 
 /// Distinct words and their counts: a hash table with open addressing over an arena of bytes.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +30,24 @@ impl WordCounts {
     /// Adds the counts of `other`.
     pub fn absorb(&mut self, other: &Self) -> Option<()> {
         other.words.iter().try_for_each(|word| self.add(other.bytes(word), word.hash, word.count))
+    }
+
+    /// The number of distinct words.
+    pub fn len(&self) -> usize {
+        self.words.len()
+    }
+
+    /// Forgets the rarest words, all of a count or none, until there are at most `most`.
+    pub fn keep_most_frequent(&mut self, most: usize) {
+        let mut counts: Vec<u64> = self.words.iter().map(|word| word.count).collect();
+        counts.sort_unstable_by_key(|&count| Reverse(count));
+        let Some(&rare) = counts.get(most) else { return };
+        let mut kept = Self::default();
+        for word in self.words.iter().filter(|word| word.count > rare) {
+            // Fewer than there were, so 32 bits still count them.
+            let _ = kept.add(self.bytes(word), word.hash, word.count);
+        }
+        *self = kept;
     }
 
     /// The distinct words and their counts, in the order they were first added.
@@ -91,6 +110,23 @@ fn hash(word: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_most_frequent_are_kept() {
+        let mut counts = WordCounts::default();
+        for (word, times) in [("a", 3), ("b", 1), ("c", 2), ("d", 2), ("e", 5)] {
+            (0..times).for_each(|_| counts.count(word.as_bytes()).unwrap());
+        }
+        let kept = |most| {
+            let mut counts = counts.clone();
+            counts.keep_most_frequent(most);
+            counts.iter().map(|(word, count)| (word[0] as char, count)).collect::<Vec<_>>()
+        };
+        assert_eq!(kept(5).len(), 5);
+        assert_eq!(kept(4), [('a', 3), ('c', 2), ('d', 2), ('e', 5)]);
+        assert_eq!(kept(3), [('a', 3), ('e', 5)]);
+        assert_eq!(kept(0), []);
+    }
 
     #[test]
     fn words_of_equal_hashes_are_counted_apart() {
