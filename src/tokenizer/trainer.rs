@@ -375,7 +375,7 @@ mod tests {
     #[test]
     fn what_is_forgotten_does_not_depend_on_threads() {
         // Long enough for every thread to get a share.
-        let text: String = (0..60_000).map(|i| format!(" word{} and{}", i * i % 30_011, i % 7)).collect();
+        let text: String = (0..60_000_u64).map(|i| format!(" word{} and{}", i * i % 30_011, i % 7)).collect();
         let train = |threads: usize, most: usize| {
             let mut trainer = Trainer::new(400, threads).unwrap();
             for _ in 0..2 {
