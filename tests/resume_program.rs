@@ -161,7 +161,7 @@ fn from_an_earlier_step_it_goes_another_way_and_what_came_after_is_set_aside() {
 
     // A name that says another step does not put the checkpoint itself aside.
     workspace.write("checkpoints/step-00009999.shoe", workspace.read(&from));
-    let renamed = ["train", "--no-chat", "--checkpoint", "checkpoints/step-00009999.shoe", "--epochs", "1"];
+    let renamed = ["train", "--no-chat", "--checkpoint", "checkpoints/step-00009999.shoe", "--epochs", "2"];
     workspace.run(&renamed).success();
     assert!(workspace.exists("checkpoints/step-00009999.shoe"));
 

@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use shoestring::Model;
 use shoestring::checkpoint::{Checkpoint, reseal};
 use shoestring::kernels::Kernels;
-use shoestring::model::Layout;
+use shoestring::model::{Kind, Layout};
 use shoestring::sample::{Sampler, Sampling};
 use shoestring::tokenizer::{EOS, Special};
 
@@ -58,7 +58,7 @@ fn use_all(checkpoint: Checkpoint, file: &[u8]) {
     let _ = (checkpoint.record(), checkpoint.kind());
     match checkpoint.training() {
         Ok(training) => {
-            assert_eq!(checkpoint.kind(), shoestring::model::Kind::F32);
+            assert_eq!(checkpoint.kind(), Kind::F32);
             assert_eq!(training.weights().len(), checkpoint.weights().len());
             assert_eq!(training.moments().len(), 2 * checkpoint.weights().len());
             let _ = (training.position(), training.model_data(), training.validation_data());

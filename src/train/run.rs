@@ -153,10 +153,6 @@ pub struct Run {
     seconds_before: f64,
     times: Times,
     log_failed: bool,
-    /// The validation of the model that is saved as the best.
-    best: Option<Validation>,
-    /// The last validation was better still, and its model could not be saved.
-    owes_best: bool,
     /// The step of the last validation, whatever came of it.
     validated_at: Option<u64>,
 }
@@ -294,7 +290,6 @@ impl Run {
         let progress = Progress::new(recipe.length, record.step, record.seconds, streams.chunks());
         folder.begin(record.step > 0 && progress.done >= 1.0)?;
         let validated_at = record.validations.last().map(|last| last.step);
-        let best = folder.best_validation();
         Ok(Run {
             config,
             kernels,
@@ -315,8 +310,6 @@ impl Run {
             seconds_before,
             times,
             log_failed: false,
-            best,
-            owes_best: false,
             validated_at,
         })
     }
@@ -328,7 +321,7 @@ impl Run {
 
     /// The validation of the model that is saved as the best, if there is one.
     pub fn best(&self) -> Option<Validation> {
-        self.best
+        self.folder.best_validation()
     }
 
     /// How long the run is.
@@ -403,7 +396,8 @@ impl Run {
             self.validate(observe)?;
         }
         self.save(observe)?;
-        if self.owes_best && self.is_validated() {
+        // It may have failed when it was validated.
+        if self.is_best() {
             self.save_best()?;
         }
         // The validation that a stop cut short is made when the run is resumed.

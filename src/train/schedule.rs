@@ -8,7 +8,7 @@ const LONGEST_WARMUP: f64 = 0.1;
 
 /// Validations of a run whose length is counted, at most.
 const MOST_VALIDATIONS: f64 = 100.0;
-/// The part of the time that they may take, unless an epoch's end is what they are made for.
+/// The part of the time that they may take, except after each of a run's up to 100 epochs.
 const MOST_VALIDATING: f64 = 0.1;
 /// A run of fewer epochs than this is validated within them too, though not after fewer than `FEWEST_STEPS` steps.
 const FEWEST_VALIDATIONS: f64 = 10.0;

@@ -40,16 +40,16 @@ impl Run {
     /// Whether a run whose length is counted stands where a validation is to be made.
     pub(super) fn is_validation_due(&self) -> bool {
         let (chunks, chunk) = (self.streams.chunks(), self.position.chunk);
-        self.validation_interval.is_some_and(|interval| match u64::from(self.record.epoch) {
-            0 if chunk == 0 => false,
-            _ if interval < chunks => chunk % interval == 0,
-            epoch => (epoch * chunks + chunk) % interval == 0,
+        let steps = u64::from(self.record.epoch) * chunks + chunk;
+        self.validation_interval.is_some_and(|interval| {
+            // Parts of an epoch are counted from its start on.
+            let since = if interval < chunks { chunk } else { steps };
+            steps > 0 && since % interval == 0
         })
     }
 
     /// Validates the model, and saves it if it is the best so far; unless the run is asked to stop meanwhile.
     pub(super) fn validate(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), TokensError> {
-        self.owes_best = false;
         let start = self.clock.now();
         let (weights, text) = (self.trainer.average(), self.validation.stream());
         let (stop, kernels) = (&*self.options.interrupt, self.kernels);
@@ -64,11 +64,10 @@ impl Run {
             return Ok(());
         }
         let validation = evaluation.at_step(self.record.step);
-        let best = self.best.is_none_or(|best| best.nats_per_token > validation.nats_per_token);
         self.record.validations.push(validation);
         self.record.seconds = self.seconds();
+        let best = self.is_best();
         if best && let Err(error) = self.save_best() {
-            self.owes_best = true;
             observe(Event::SaveFailed { error: &error });
         }
         let weights = self.trainer.average();
@@ -101,9 +100,14 @@ impl Run {
             record: self.record.clone(),
             training: None,
         };
-        self.folder.save_best(&contents)?;
-        self.best = self.record.validations.last().copied();
-        Ok(())
+        self.folder.save_best(&contents).map(drop)
+    }
+
+    /// Whether the model was just validated, and is better than the one that is saved as the best.
+    pub(super) fn is_best(&self) -> bool {
+        let last = self.record.validations.last().filter(|last| last.step == self.record.step);
+        let best = self.folder.best_validation();
+        last.is_some_and(|last| best.is_none_or(|best| best.nats_per_token > last.nats_per_token))
     }
 
     /// Saves a checkpoint within a run, where a failure is told and tried again later.
