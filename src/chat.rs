@@ -1,14 +1,14 @@
 //! Conversations: the turns a dialogue model was trained on, built around what a user types.
 
 use crate::checkpoint::atomic_write;
+use crate::files;
 use crate::generate::{Completion, Limits, generate};
-use crate::model::{Session, SessionError, Snapshot, Weights, is_saved_session};
+use crate::model::{Session, SessionError, Snapshot};
 use crate::sample::{Sampler, Sampling, Stream};
-use crate::tokenizer::{BOT, EOS, Special, TokenizerView, USER};
-use shoestring_kernels::Kernels;
+use crate::tokenizer::{BOT, EOS, USER};
 use std::collections::VecDeque;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -16,10 +16,11 @@ use thiserror::Error;
 pub const UNDO_LIMIT: usize = 100;
 /// What ends a reply in plain text.
 const PARAGRAPH: &str = "\n\n";
-/// Bytes of a file that are looked at to find a saved conversation in it: more than any has.
+/// Bytes of a file that may hold a saved conversation: more than any has.
 const LONGEST_FILE: u64 = 1 << 28;
 
-/// A conversation with a model, its state carried from turn to turn.
+/// A conversation with a model, its state carried from turn to turn. A clone shares nothing with it but the weights and
+/// [`Limits::interrupt`].
 #[derive(Clone)]
 pub struct Conversation<'m> {
     session: Session<'m>,
@@ -50,9 +51,9 @@ pub enum ConversationError {
     /// The file can't be written.
     #[error("cannot save {path}: {source}", path = path.display())]
     Save { path: PathBuf, source: io::Error },
-    /// There is another file.
-    #[error("cannot save {path}: it exists and is not a saved session; name another file", path = path.display())]
-    Occupied { path: PathBuf },
+    /// Another file would be lost.
+    #[error("cannot save {path}: {what}; name another file", path = path.display(), what = occupied_by(source))]
+    Occupied { path: PathBuf, source: SessionError },
 }
 
 impl<'m> Conversation<'m> {
@@ -71,7 +72,8 @@ impl<'m> Conversation<'m> {
         conversation
     }
 
-    /// Reads what the user wrote and writes the reply, without white space around it.
+    /// Reads what the user wrote and writes the reply, without white space around it. While [`Limits::interrupt`] is true
+    /// replies are empty.
     ///
     /// # Errors
     /// Whatever `write` returns.
@@ -114,25 +116,22 @@ impl<'m> Conversation<'m> {
     pub fn reset(&mut self) {
         self.turns.clear();
         self.sampler.forget();
-        self.session.reset();
-        self.session.feed_tokens(&[EOS]);
-        self.session.feed("\n\n");
+        self.session.begin("\n\n");
     }
 
     /// Saves what the model remembers of the conversation at `path`, atomically.
     ///
     /// # Errors
-    /// If it can't be written, or the file there is not a saved session; it is then untouched.
+    /// If it can't be written, or the file there is neither empty nor a sound conversation with this model; it is then
+    /// untouched.
     pub fn save(&self, path: &Path) -> Result<(), ConversationError> {
         let error = |source| ConversationError::Save { path: path.to_owned(), source };
-        match open_file(path) {
-            Ok(file) => {
-                let mut start = Vec::new();
-                file.take(16).read_to_end(&mut start).map_err(error)?;
-                if !start.is_empty() && !is_saved_session(&start) {
-                    return Err(ConversationError::Occupied { path: path.to_owned() });
-                }
-            }
+        match read_file(path) {
+            Ok(there) if there.is_empty() => {}
+            Ok(there) => self
+                .session
+                .accepts(&there)
+                .map_err(|source| ConversationError::Occupied { path: path.to_owned(), source })?,
             Err(absent) if absent.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(error(source)),
         }
@@ -144,13 +143,8 @@ impl<'m> Conversation<'m> {
     /// # Errors
     /// If it can't be read, or is not a sound conversation with this model; this one then stays as it is.
     pub fn load(&mut self, path: &Path) -> Result<(), ConversationError> {
-        let read = |file: File| {
-            let mut bytes = Vec::new();
-            file.take(LONGEST_FILE).read_to_end(&mut bytes).map(|_| bytes)
-        };
-        let bytes = open_file(path)
-            .and_then(read)
-            .map_err(|source| ConversationError::Read { path: path.to_owned(), source })?;
+        let bytes =
+            read_file(path).map_err(|source| ConversationError::Read { path: path.to_owned(), source })?;
         self.session
             .restore(&bytes)
             .map_err(|source| ConversationError::Session { path: path.to_owned(), source })?;
@@ -250,12 +244,22 @@ impl<'m> Conversation<'m> {
     }
 }
 
-/// Opens a file of bytes; a folder, a device or a pipe is none.
-fn open_file(path: &Path) -> io::Result<File> {
+/// Reads a file that may hold a conversation; a folder, a device or a pipe does not.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     if fs::metadata(path)?.is_file() {
-        File::open(path)
+        files::read_at_most(path, LONGEST_FILE)
     } else {
         Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"))
+    }
+}
+
+/// What a file is that is not written over, as it can't be gone on with.
+fn occupied_by(error: &SessionError) -> &'static str {
+    match error {
+        SessionError::Foreign => "it exists and is not a saved session",
+        SessionError::Newer(_) => "it is a session of a newer shoestring",
+        SessionError::Damaged => "it is a damaged session",
+        SessionError::OtherModel => "it is a session with another model",
     }
 }
 
@@ -281,41 +285,6 @@ impl Trimmed<'_> {
         }
         Ok(())
     }
-}
-
-/// A short text by a model in training: a reply to a greeting, or a passage.
-pub fn sample_text(
-    weights: Weights<'_>,
-    tokenizer: TokenizerView<'_>,
-    kernels: &'static Kernels,
-    dialogue: bool,
-) -> String {
-    const GREETING: &str = "Hello! How are you?";
-    let session = Session::new(weights, tokenizer, kernels);
-    let sampler = Sampler::new(Sampling::default());
-    let limits = Limits { max_tokens: 80, ..Limits::default() };
-    let mut text = String::new();
-    let mut push = |piece: &str| {
-        text.push_str(piece);
-        Ok(())
-    };
-    let written = if dialogue {
-        Conversation::new(session, sampler, dialogue, limits).reply(GREETING, &mut push)
-    } else {
-        let (mut session, mut sampler) = (session, sampler);
-        session.feed_tokens(&[EOS]);
-        session.feed("\n\n");
-        generate(&mut session, &mut sampler, &limits, &mut push)
-    };
-    debug_assert!(written.is_ok(), "appending to a string does not fail");
-    if dialogue { format!("{GREETING} -> {text}") } else { text.trim().to_owned() }
-}
-
-/// Encodes `text` the way a prompt of `generate` is read: special tokens in it are matched.
-pub fn encode_prompt(tokenizer: TokenizerView<'_>, text: &str) -> Vec<u32> {
-    let mut tokens = Vec::new();
-    tokenizer.encode(text.as_bytes(), Special::Match, &mut tokens);
-    tokens
 }
 
 #[cfg(test)]

@@ -9,8 +9,16 @@ use std::path::Path;
 /// # Errors
 /// If it can't be read, or has more.
 pub fn read_at_most(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    all_of(File::open(path)?, most)
+}
+
+/// All of what a reader yields, which must be at most `most` bytes.
+///
+/// # Errors
+/// If it can't be read, or is more.
+pub fn all_of(reader: impl Read, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    reader.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
         let what = format!("it has more than {} MB", most / 1_000_000);
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));

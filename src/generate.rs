@@ -2,13 +2,13 @@
 
 use crate::model::Session;
 use crate::sample::Sampler;
-use crate::tokenizer::StreamingDecoder;
+use crate::tokenizer::{EOS, StreamingDecoder};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// When a text ends.
-#[derive(Clone, Debug, Default)]
+/// When a text ends: by default at [`EOS`], or after 260 tokens.
+#[derive(Clone, Debug)]
 pub struct Limits {
     /// Tokens to write at most.
     pub max_tokens: usize,
@@ -16,8 +16,14 @@ pub struct Limits {
     pub stop_tokens: Vec<u32>,
     /// Strings that end the text; they are not written. Empty ones are ignored.
     pub stop: Vec<String>,
-    /// Ends the text once it is true.
+    /// Ends the text once it is true. It stays so, for the next text too, until whoever set it resets it.
     pub interrupt: Arc<AtomicBool>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { max_tokens: 260, stop_tokens: vec![EOS], stop: Vec::new(), interrupt: Arc::default() }
+    }
 }
 
 /// Why a text ended.

@@ -18,10 +18,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use thiserror::Error;
 
-const WEIGHTS: &str = "model.safetensors";
-const TOKENIZER: &str = "tokenizer.json";
-/// Bytes of it.
-const LONGEST_TOKENIZER: u64 = 1_000_000_000;
+/// The files of an exported model.
+pub const WEIGHTS: &str = "model.safetensors";
+/// Beside [`WEIGHTS`].
+pub const TOKENIZER: &str = "tokenizer.json";
+/// Bytes of a `tokenizer.json` at most.
+pub const LONGEST_TOKENIZER: u64 = 1_000_000_000;
 
 /// Why a model could not be exported or imported.
 #[derive(Debug, Error)]

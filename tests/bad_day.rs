@@ -2,12 +2,15 @@
 //! must go on to the same weights.
 #![cfg(target_os = "linux")]
 
+#[path = "common/dialogue.rs"]
+mod dialogue;
 #[path = "common/program.rs"]
 mod program;
 #[path = "common/random.rs"]
 mod random;
 
-use program::{Finished, Workspace, dialogue, send, tiny_training, wait_for};
+use dialogue::dialogue;
+use program::{Finished, Workspace, send, tiny_training, wait_for};
 use random::SplitMix64;
 use shoestring::checkpoint::{Checkpoint, CheckpointError};
 use shoestring::train::newest_checkpoint;

@@ -1,6 +1,8 @@
 //! Every file that the program is given, as something else than it expects: one line that names it, and nothing made.
 #![cfg(unix)]
 
+#[path = "common/dialogue.rs"]
+mod dialogue;
 #[path = "common/program.rs"]
 mod program;
 

@@ -1,5 +1,7 @@
 //! Damaged checkpoints: an error or the same model, never a panic.
 
+#[path = "common/dialogue.rs"]
+mod dialogue;
 #[path = "common/program.rs"]
 mod program;
 #[path = "common/small_model.rs"]

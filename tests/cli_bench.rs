@@ -1,5 +1,7 @@
 //! `bench`: what it prints and how it is told what to measure. How fast anything is decides nothing here.
 
+#[path = "common/dialogue.rs"]
+mod dialogue;
 #[path = "common/program.rs"]
 mod program;
 #[path = "common/small_model.rs"]

@@ -1,5 +1,7 @@
 //! `shoestring chat` without a terminal: lines in, replies out; commands, and conversations kept in files.
 
+#[path = "common/dialogue.rs"]
+mod dialogue;
 #[path = "common/program.rs"]
 mod program;
 #[path = "common/small_model.rs"]
@@ -134,7 +136,44 @@ fn sessions_that_are_wrong_are_refused_and_stay() {
     }
     let other = ["chat", "--checkpoint", "other.shoe", "--session", "kept"];
     workspace.run_with(&other, b"Hello\n").failure(1, &["kept", "another model"]);
+    let other = ["chat", "--checkpoint", "other.shoe"];
+    workspace.run_with(&other, b"/save kept\n").failure(1, &["cannot save kept", "another model"]);
     assert_eq!(workspace.read("kept"), sound);
+}
+
+#[test]
+fn a_session_that_another_program_has_changed_is_not_written_over() {
+    let workspace = workspace();
+    chat(&workspace, &["--session", "other"], "Something else\n").success();
+    let mut run = workspace.start(&["chat", "--checkpoint", "model.shoe", "--session", "kept", "--quiet"]);
+    // Its own `/save` is no other program. Once there is the last file, the reply before it has been kept.
+    run.stdin.as_mut().unwrap().write_all(b"Hello\n/save kept\nHi\n/save last\n").unwrap();
+    wait_for("the last file", || workspace.exists("last"));
+    assert_eq!(workspace.read("kept"), workspace.read("last"));
+    let others = workspace.read("other");
+    workspace.write("kept", &others);
+    finish(run, b"How are you?\n").failure(1, &["another program has changed kept"]);
+    assert_eq!(workspace.read("kept"), others);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_to_a_session_stays_one() {
+    let workspace = workspace();
+    workspace.write("there/empty", "");
+    chat(&workspace, &[], "Hello\n/save there/kept\n").success();
+    let first = workspace.read("there/kept");
+    std::os::unix::fs::symlink("there/kept", workspace.path("link")).unwrap();
+    chat(&workspace, &["--session", "link"], "Hello\n").success();
+    assert!(workspace.path("link").is_symlink());
+    assert_ne!(workspace.read("there/kept"), first);
+}
+
+#[test]
+fn a_line_without_end_is_refused() {
+    let workspace = workspace();
+    let line = "a".repeat(16_000_001);
+    chat(&workspace, &[], &line).failure(1, &["more than 16 MB"]);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `train --config` and `inspect --config`, run as a program.
 
+#[path = "common/dialogue.rs"]
+mod dialogue;
 #[path = "common/program.rs"]
 mod program;
 
@@ -68,7 +70,7 @@ fn a_size_that_a_file_leaves_nothing_to_is_refused() {
 #[test]
 fn the_configuration_of_a_checkpoint_trains_the_same_model_again() {
     let workspace = Workspace::new();
-    workspace.write("other text, \u{e9} \"quoted\".txt", program::dialogue(3000));
+    workspace.write("other text, \u{e9} \"quoted\".txt", dialogue::dialogue(3000));
     let flags = [
         &[
             "--steps",

@@ -1,11 +1,14 @@
 //! `shoestring eval` and `shoestring inspect`, run as a program.
 
+#[path = "common/dialogue.rs"]
+mod dialogue;
 #[path = "common/program.rs"]
 mod program;
 #[path = "common/small_model.rs"]
 mod small_model;
 
-use program::{Workspace, dialogue};
+use dialogue::dialogue;
+use program::Workspace;
 use shoestring::Model;
 use shoestring::model::ModelConfig;
 use shoestring::reference::{Tensors, forward, zero_states};

@@ -1,6 +1,8 @@
 //! `shoestring generate` and `shoestring chat`, run as a program, on an untrained model: it writes anything,
 //! broken characters among it.
 
+#[path = "common/dialogue.rs"]
+mod dialogue;
 #[path = "common/program.rs"]
 mod program;
 #[path = "common/small_model.rs"]
@@ -69,6 +71,9 @@ fn a_prompt_from_stdin_is_the_same_without_its_line_end() {
     }
     let other = workspace.run_with(&arguments, b"caf\xc3\xa9 -1\n\n").success().stdout;
     assert_ne!(other, given, "only the last line end is not part of the prompt");
+    // As `train` reads a text.
+    let windows = workspace.run_with(&arguments, b"\xef\xbb\xbfcaf\xc3\xa9 -1\r\n\r\n").success().stdout;
+    assert_eq!(windows, other);
     workspace.run_with(&arguments, b"\xff\xfe broken").success();
     workspace.run_with(&arguments, b"").success();
     generate(&workspace, &["--prompt", "-1", "--max-tokens", "3"]).success();

@@ -2,6 +2,8 @@
 
 #![cfg(target_os = "linux")]
 
+#[path = "common/dialogue.rs"]
+mod dialogue;
 #[path = "common/program.rs"]
 mod program;
 

@@ -1,5 +1,7 @@
 //! `shoestring plot`, run as a program.
 
+#[path = "common/dialogue.rs"]
+mod dialogue;
 #[path = "common/program.rs"]
 mod program;
 

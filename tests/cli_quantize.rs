@@ -1,11 +1,14 @@
 //! `shoestring quantize`, run as a program, and what can be done with what it writes.
 
+#[path = "common/dialogue.rs"]
+mod dialogue;
 #[path = "common/program.rs"]
 mod program;
 #[path = "common/small_model.rs"]
 mod small_model;
 
-use program::{Workspace, dialogue};
+use dialogue::dialogue;
+use program::Workspace;
 use shoestring::model::ModelConfig;
 use small_model::{SMALL, save_model, save_resumable};
 
@@ -156,11 +159,22 @@ fn a_device_is_not_replaced_by_a_file() {
 }
 
 #[test]
-fn the_file_is_written_even_if_nobody_reads_the_table() {
+fn nothing_depends_on_someone_reading_the_table() {
     let workspace = workspace();
-    let arguments = ["quantize", "model.shoe", "small.shoe", "--to", "q8", "--eval-data", "eval.txt"];
-    let mut child = workspace.start(&arguments);
-    drop(child.stdout.take());
-    assert!(child.wait().unwrap().success());
+    let unread = |arguments: &[&str]| {
+        let mut child = workspace.start(arguments);
+        drop(child.stdout.take());
+        program::Finished::from(child.wait_with_output().unwrap())
+    };
+    unread(&["quantize", "model.shoe", "small.shoe", "--to", "q8", "--eval-data", "eval.txt"]).success();
     assert!(workspace.exists("small.shoe"));
+    let mut refused = 0;
+    for text in ["eval.txt", "text.txt"] {
+        let arguments =
+            ["quantize", "model.shoe", "none.shoe", "--to", "q4", "--max-loss", "0", "--eval-data", text];
+        let run = unread(&arguments);
+        refused += usize::from(run.status.code() == Some(1));
+        assert_eq!(run.status.success(), workspace.exists("none.shoe"), "{run:?}");
+    }
+    assert!(refused > 0, "q4 lost nothing on two texts");
 }

@@ -1,6 +1,8 @@
 //! The program as it is used at a terminal. The models are untrained: they say anything, control characters among it.
 #![cfg(unix)]
 
+#[path = "common/dialogue.rs"]
+mod dialogue;
 #[path = "common/program.rs"]
 mod program;
 #[path = "common/small_model.rs"]

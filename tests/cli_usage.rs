@@ -1,13 +1,16 @@
 //! Wrong flags and values: exit code 2 and a line that names them; never a panic.
 
+#[path = "common/dialogue.rs"]
+mod dialogue;
 #[path = "common/program.rs"]
 mod program;
 #[path = "common/small_model.rs"]
 mod small_model;
 
 use program::{TINY, Workspace};
+use shoestring::checkpoint::Record;
 use shoestring::kernels::Kernels;
-use small_model::{SMALL, save_model};
+use small_model::{SMALL, record, save_model, save_with_record};
 
 /// Values that are wrong for some numbers or for all.
 const VALUES: [&str; 13] = [
@@ -202,6 +205,48 @@ fn help_and_version_are_on_stdout_and_mistakes_are_not() {
         let run = workspace.run(wrong).code(2);
         assert!(run.stdout.is_empty() && !run.stderr.is_empty(), "{wrong:?}: {run:?}");
     }
+}
+
+#[test]
+fn no_command_replaces_what_it_reads() {
+    let workspace = Workspace::new();
+    workspace.train(&["--steps", "2"]).success();
+    workspace.run(&["export", "checkpoints/best.shoe", "exported"]).success();
+    for (input, arguments) in [
+        ("checkpoints/best.shoe", &["tokenizer", "export", "checkpoints/best.shoe", "--out"][..]),
+        ("text.txt", &["tokenizer", "train", "--data", "text.txt", "--out"]),
+        ("exported/model.safetensors", &["import", "exported", "-o"]),
+        ("exported/tokenizer.json", &["import", "exported", "-o"]),
+        ("checkpoints/best.shoe", &["quantize", "checkpoints/best.shoe", "--to", "q8"]),
+    ] {
+        let before = workspace.read(input);
+        workspace.run(&[arguments, &[input]].concat()).failure(2, &[input, "both input and output"]);
+        assert!(workspace.read(input) == before, "{arguments:?}");
+    }
+}
+
+#[test]
+fn what_a_strangers_checkpoint_says_of_itself_acts_on_no_terminal() {
+    let workspace = Workspace::new();
+    let path = workspace.path("odd.shoe");
+    let strange = Record { version: "1\x1b[31m".to_owned(), kernel: "\x07".to_owned(), ..record(true) };
+    save_with_record(&path, SMALL, strange);
+    let shown = workspace.run(&["inspect", "odd.shoe"]).success().stdout;
+    assert!(shown.contains("1^[[31m") && shown.contains("kernels ^G"), "{shown}");
+    assert!(!shown.contains(['\x1b', '\x07']));
+}
+
+#[test]
+fn a_damaged_checkpoint_has_no_configuration() {
+    let workspace = Workspace::new();
+    workspace.train(&["--steps", "2"]).success();
+    workspace.run(&["inspect", "--config", "checkpoints/step-00000002.shoe"]).success();
+    let mut bytes = workspace.read("checkpoints/step-00000002.shoe");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    workspace.write("damaged.shoe", bytes);
+    let run = workspace.run(&["inspect", "--config", "damaged.shoe"]);
+    run.failure(1, &["damaged.shoe", "damaged"]);
 }
 
 #[test]

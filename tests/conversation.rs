@@ -1,5 +1,7 @@
 //! Conversations, apart from any terminal: turns taken back and tried again, saved and gone on with.
 
+#[path = "common/dialogue.rs"]
+mod dialogue;
 #[path = "common/program.rs"]
 mod program;
 #[path = "common/small_model.rs"]
@@ -274,18 +276,20 @@ fn only_saved_conversations_are_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let conversation = conversation(true);
-    fs::write(path("notes.txt"), "my notes").unwrap();
     fs::write(path("empty"), "").unwrap();
-    let refused = conversation.save(&path("notes.txt"));
-    assert!(matches!(refused, Err(ConversationError::Occupied { .. })), "{refused:?}");
-    assert_eq!(fs::read(path("notes.txt")).unwrap(), b"my notes");
+    for (file, contents) in [("notes.txt", b"my notes"), ("damaged", b"SHOESESS")] {
+        fs::write(path(file), contents).unwrap();
+        let refused = conversation.save(&path(file));
+        assert!(matches!(refused, Err(ConversationError::Occupied { .. })), "{refused:?}");
+        assert_eq!(fs::read(path(file)).unwrap(), contents);
+    }
     for name in ["empty", "new", "new"] {
         conversation.save(&path(name)).unwrap();
     }
     for place in [folder.path().to_owned(), path("absent/new")] {
         assert!(matches!(conversation.save(&place), Err(ConversationError::Save { .. })));
     }
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "nothing is left behind");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4, "nothing is left behind");
 }
 
 #[test]
@@ -300,6 +304,11 @@ fn another_models_conversation_is_refused() {
     let error = conversation(true).load(&path).unwrap_err();
     let ConversationError::Session { source, .. } = error else { panic!("{error}") };
     assert_eq!(source, SessionError::OtherModel);
+    let saved = fs::read(&path).unwrap();
+    let error = conversation(true).save(&path).unwrap_err();
+    let ConversationError::Occupied { source, .. } = error else { panic!("{error}") };
+    assert_eq!(source, SessionError::OtherModel);
+    assert_eq!(fs::read(&path).unwrap(), saved);
     let absent = conversation(true).load(&folder.path().join("absent"));
     assert!(matches!(absent, Err(ConversationError::Read { .. })));
 }

@@ -6,10 +6,14 @@
 
 #![cfg(target_os = "linux")]
 
+#[path = "common/dialogue.rs"]
+mod dialogue;
 #[path = "common/program.rs"]
 mod program;
 
-use program::{Workspace, dialogue};
+use dialogue::dialogue;
+use program::Workspace;
+use rayon::prelude::*;
 use regex::{Captures, Regex};
 use std::fs;
 use std::io::Write;
@@ -40,36 +44,53 @@ struct Block {
     not_run: Option<String>,
 }
 
+/// What came of the blocks of a page, or of all pages.
+#[derive(Default)]
+struct Outcome {
+    run: usize,
+    not_run: usize,
+    failures: Vec<String>,
+}
+
 #[test]
 fn every_command_in_the_documentation_works() {
     let template = prepared();
-    let mut failures = Vec::new();
-    let (mut run, mut not_run) = (0, 0);
-    for page in pages() {
-        let text = fs::read_to_string(&page).unwrap();
-        let name = page.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().display().to_string();
-        let workspace = Workspace::new();
-        for block in blocks(&text) {
-            let place = format!("{name}:{}", block.line);
-            if let Some(reason) = block.not_run {
-                not_run += 1;
-                say(&format!("{place} NOT RUN: {reason}"));
-                continue;
-            }
-            run += 1;
-            copy_folder(&template.path(""), &workspace.path(""));
-            let script = shortened(&block.script, &mut |line| say(&format!("{place} as: {line}")));
-            let output = bash(&workspace, &script);
-            if !output.status.success() {
-                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                let (out, err) = (text(&output.stdout), text(&output.stderr));
-                failures.push(format!("{place}: {}\n{script}\n{out}{err}", output.status));
-            }
-        }
-    }
+    let outcomes = pages().into_par_iter().map(|page| run_page(&page, &template));
+    let Outcome { run, not_run, failures } = outcomes.reduce(Outcome::default, |mut all, page| {
+        all.run += page.run;
+        all.not_run += page.not_run;
+        all.failures.extend(page.failures);
+        all
+    });
     say(&format!("{run} blocks run, {not_run} not"));
     assert!(run >= 10, "only {run} blocks were found");
     assert!(failures.is_empty(), "{}", failures.join("\n---\n"));
+}
+
+/// Runs the blocks of a page, one after the other in one folder, in which each finds the files of `template`.
+fn run_page(page: &Path, template: &Workspace) -> Outcome {
+    let text = fs::read_to_string(page).unwrap();
+    let name = page.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().display().to_string();
+    let workspace = Workspace::new();
+    let mut outcome = Outcome::default();
+    for block in blocks(&text) {
+        let place = format!("{name}:{}", block.line);
+        if let Some(reason) = block.not_run {
+            outcome.not_run += 1;
+            say(&format!("{place} NOT RUN: {reason}"));
+            continue;
+        }
+        outcome.run += 1;
+        copy_folder(&template.path(""), &workspace.path(""));
+        let script = shortened(&block.script, &mut |line| say(&format!("{place} as: {line}")));
+        let output = bash(&workspace, &script);
+        if !output.status.success() {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let (out, err) = (text(&output.stdout), text(&output.stderr));
+            outcome.failures.push(format!("{place}: {}\n{script}\n{out}{err}", output.status));
+        }
+    }
+    outcome
 }
 
 /// A line that is seen even if the test passes.

@@ -1,9 +1,12 @@
 //! Training on a text too large to hold in memory, and what happens when its files change.
 
+#[path = "common/dialogue.rs"]
+mod dialogue;
 #[path = "common/program.rs"]
 mod program;
 
-use program::{Workspace, dialogue, tiny_training};
+use dialogue::dialogue;
+use program::{Workspace, tiny_training};
 use std::fs;
 
 /// A workspace whose text is large enough to have its tokens in a file, and is validated on little.

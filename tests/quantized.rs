@@ -1,12 +1,12 @@
 //! Models in fewer bits: what they compute, that it is the same on every kernel and however tokens are read, and what
 //! is kept of a session.
 
-#[path = "common/program.rs"]
-mod program;
+#[path = "common/dialogue.rs"]
+mod dialogue;
 #[path = "common/small_model.rs"]
 mod small_model;
 
-use program::dialogue;
+use dialogue::dialogue;
 use shoestring::Model;
 use shoestring::checkpoint::Checkpoint;
 use shoestring::kernels::{Kernels, Team, padded};

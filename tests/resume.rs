@@ -1,9 +1,10 @@
 //! A run that is stopped and resumed ends with the weights of an undisturbed one, bit for bit; and so does one on
 //! another number of threads.
 
-#[path = "common/program.rs"]
-mod program;
+#[path = "common/dialogue.rs"]
+mod dialogue;
 
+use dialogue::dialogue;
 use shoestring::checkpoint::{Checkpoint, Contents, Position, Recipe, RunLength, TrainingState, save};
 use shoestring::kernels::{Kernels, Line};
 use shoestring::model::{Kind, ModelConfig};
@@ -62,7 +63,7 @@ impl Setting {
     }
 
     fn start(&self, folder: &Path) -> Run {
-        let text = program::dialogue(2_500);
+        let text = dialogue(2_500);
         let tokenizer = Tokenizer::train(&[&text.as_bytes()[..2_250]], VOCABULARY, 1).unwrap();
         let folder = RunFolder::open(folder, 2, None).unwrap();
         let recipe = self.recipe.clone();
@@ -94,7 +95,7 @@ impl Setting {
 }
 
 fn corpus(length: usize) -> Corpus {
-    Corpus::new(Text::from_bytes(program::dialogue(length).into()), None).unwrap()
+    Corpus::new(Text::from_bytes(dialogue(length).into()), None).unwrap()
 }
 
 /// What the last checkpoint of a finished run holds that must not depend on how it got there.
@@ -240,7 +241,7 @@ fn what_no_run_can_be_is_refused() {
     let sound = Setting::new(DENSE, 1);
     let try_to = |config: ModelConfig, recipe: Recipe| {
         let folder = tempfile::tempdir().unwrap();
-        let tokenizer = Tokenizer::train(&[program::dialogue(2_250).as_bytes()], VOCABULARY, 1).unwrap();
+        let tokenizer = Tokenizer::train(&[dialogue(2_250).as_bytes()], VOCABULARY, 1).unwrap();
         let run_folder = RunFolder::open(folder.path(), 2, None).unwrap();
         let (corpus, options) = (corpus(2_500), sound.options());
         let run =

@@ -1,9 +1,12 @@
 //! Stopping and resuming `shoestring train`, run as a program.
 
+#[path = "common/dialogue.rs"]
+mod dialogue;
 #[path = "common/program.rs"]
 mod program;
 
-use program::{Workspace, dialogue, tiny_training};
+use dialogue::dialogue;
+use program::{Workspace, tiny_training};
 use serde_json::{Value, json};
 
 /// A rate that does not depend on the length of the run.

@@ -1,5 +1,7 @@
 //! `shoestring export` and `import`: the same bytes again, and every mistake of a file told at once.
 
+#[path = "common/dialogue.rs"]
+mod dialogue;
 #[path = "common/program.rs"]
 mod program;
 #[path = "common/small_model.rs"]

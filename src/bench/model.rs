@@ -3,7 +3,7 @@
 use super::DEFAULT_MODEL;
 use super::peaks::Peaks;
 use super::timing::{Effort, timed};
-use crate::model::{Kind, Layout, Model, ModelConfig, Session, Storage, Tensor, Weights};
+use crate::model::{Kind, Layout, Model, ModelConfig, Session, Tensor, Weights};
 use crate::quantize::requantize;
 use crate::sample::{Sampler, Sampling};
 use crate::tokenizer;
@@ -158,12 +158,9 @@ pub fn decoding(model: &Model, kind: Kind, threads: usize, peaks: &Peaks, effort
 
 /// Bytes of the matrices that multiply with a token, but for those of experts that don't run.
 fn bytes_read(layout: &Layout, config: &ModelConfig) -> usize {
-    let used = |tensor: &Tensor| match tensor.storage {
-        Storage::Rows { .. } => 0,
-        Storage::Panels { matrices, .. } if matrices == config.experts => {
-            tensor.lines.len() * size_of::<Line>() * config.top_k / config.experts
-        }
-        Storage::Panels { .. } => tensor.lines.len() * size_of::<Line>(),
+    let used = |tensor: &Tensor| {
+        let (matrices, _, _) = tensor.storage.shape();
+        tensor.lines.len() * size_of::<Line>() * tensor.running_matrices(config) / matrices
     };
     layout.tensors.iter().map(used).sum()
 }

@@ -120,7 +120,7 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// Writes and syncs what [`Staged::commit`] is to put at `path`, into the same folder.
+    /// Writes and syncs what [`Staged::commit`] is to put at `path`, or where a link there leads, into the same folder.
     ///
     /// # Errors
     /// If it can't be written, or `path` is a folder, a device or a pipe.
@@ -137,11 +137,13 @@ impl Staged {
         if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a device or a pipe; name a file"));
         }
-        let mut file = temporary_file(path)?;
-        keep_permissions(file.as_file(), path)?;
+        // Nor in the place of a link.
+        let path = if path.is_symlink() { fs::canonicalize(path)? } else { path.to_owned() };
+        let mut file = temporary_file(&path)?;
+        keep_permissions(file.as_file(), &path)?;
         write(file.as_file_mut())?;
         file.as_file().sync_all()?;
-        Ok(Staged { file, path: path.to_owned() })
+        Ok(Staged { file, path })
     }
 
     /// Gives the file its name, replacing what has it, and syncs the folder.

@@ -21,7 +21,7 @@ pub struct SamplingArgs {
     /// Choose among tokens at least P times as likely as the likeliest; 0 is off
     #[arg(long, value_name = "P", default_value_t = Sampling::default().min_p, value_parser = float::<0, 1>)]
     min_p: f32,
-    /// Make tokens of the last 64 less likely by this factor; 1 is off
+    /// Make tokens among the last 64 written less likely by this factor; 1 is off
     #[arg(long, value_name = "X", default_value_t = Sampling::default().repetition_penalty, value_parser = positive)]
     repetition_penalty: f32,
     /// Seed of the random choices; by default a new one each time

@@ -4,7 +4,7 @@
 //! flag's own parser, and what the command line does not say itself is added to it as if it had been typed.
 
 use super::UsageError;
-use crate::checkpoint::{Checkpoint, Recipe, RunLength};
+use crate::checkpoint::{Checkpoint, CheckpointError, Recipe, RunLength};
 use crate::files::read_text;
 use crate::model::ModelConfig;
 use crate::train::{Size, classic_recipe};
@@ -16,7 +16,7 @@ use serde_json::Value;
 use std::any::TypeId;
 use std::error::Error as _;
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -213,7 +213,11 @@ fn shown<'a>(value: &Spanned<DeValue<'_>>, text: &'a str) -> &'a str {
 }
 
 /// Writes what `checkpoint` was trained with as such a file.
-pub fn write(out: &mut dyn Write, checkpoint: &Checkpoint) -> io::Result<()> {
+pub fn write(out: &mut dyn Write, checkpoint: &Checkpoint) -> Result<()> {
+    let training = match checkpoint.training() {
+        Err(CheckpointError::NoTrainingState { .. }) => None,
+        training => Some(training?),
+    };
     let record = checkpoint.record();
     let path = quoted(&checkpoint.path().to_string_lossy());
     writeln!(out, "# {path}, for `shoestring train --config`.")?;
@@ -225,11 +229,12 @@ pub fn write(out: &mut dyn Write, checkpoint: &Checkpoint) -> io::Result<()> {
     for (key, value) in settings {
         writeln!(out, "{key} = {value}")?;
     }
-    let Ok(training) = checkpoint.training() else {
-        return writeln!(
+    let Some(training) = training else {
+        writeln!(
             out,
             "# Only numbered checkpoints tell where their texts lie: model-data, validation-data."
-        );
+        )?;
+        return Ok(());
     };
     for (key, files) in
         [("model-data", training.model_data()), ("validation-data", training.validation_data())]

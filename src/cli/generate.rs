@@ -3,17 +3,20 @@
 use super::arguments::{SamplingArgs, tokens};
 use super::printable::Printer;
 use super::{Globals, open_model};
-use crate::chat::encode_prompt;
+use crate::files;
 use crate::generate::{FinishReason, Limits, generate};
 use crate::sample::{Sampler, Sampling};
-use crate::tokenizer::EOS;
+use crate::text::UnixLines;
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
-use std::io::{IsTerminal, Read, stdin};
+use std::io::{IsTerminal, stdin};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
+
+/// Bytes of a prompt from stdin at most.
+const LONGEST_PROMPT: u64 = 256_000_000;
 
 #[derive(Args)]
 #[command(after_help = "Examples:\n  shoestring generate --prompt \"Once upon a time\" --max-tokens 100\n  \
@@ -61,16 +64,13 @@ pub fn run(args: &GenerateArgs, globals: Globals) -> Result<ExitCode> {
         None if stdin().is_terminal() => String::new(),
         None => read_stdin()?,
     };
-    let mut tokens = encode_prompt(model.tokenizer(), &prompt);
-    let prompt_tokens = tokens.len();
-    // The model has to have seen something; [EOS] is what stands before any text.
-    tokens.insert(0, EOS);
-    let stop_tokens = if args.ignore_eos { Vec::new() } else { vec![EOS] };
-    let stop = args.stop.clone();
-    let limits = Limits { max_tokens: args.max_tokens, stop_tokens, stop, ..Limits::default() };
+    let mut limits = Limits { max_tokens: args.max_tokens, stop: args.stop.clone(), ..Limits::default() };
+    if args.ignore_eos {
+        limits.stop_tokens.clear();
+    }
     let start = Instant::now();
     let mut session = model.session();
-    session.feed_tokens(&tokens);
+    let prompt_tokens = session.begin(&prompt);
     let mut sampler = Sampler::new(args.sampling.sampling(Sampling::default().temperature));
     let mut printer = Printer::new();
     let mut text = String::new();
@@ -105,15 +105,13 @@ pub fn run(args: &GenerateArgs, globals: Globals) -> Result<ExitCode> {
 }
 
 fn read_stdin() -> Result<String> {
-    let mut bytes = Vec::new();
-    stdin().lock().read_to_end(&mut bytes).context("cannot read the prompt from stdin")?;
+    // As a training text is read.
+    let bytes = files::all_of(UnixLines::new(stdin().lock()), LONGEST_PROMPT)
+        .context("cannot read the prompt from stdin")?;
     let mut prompt = String::from_utf8_lossy(&bytes).into_owned();
     // The line end that `echo` adds is not part of the prompt.
     if prompt.ends_with('\n') {
         prompt.pop();
-        if prompt.ends_with('\r') {
-            prompt.pop();
-        }
     }
     Ok(prompt)
 }

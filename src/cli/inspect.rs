@@ -1,6 +1,7 @@
 //! `shoestring inspect`
 
 use super::config;
+use super::printable::printable;
 use crate::checkpoint::{Checkpoint, Recipe, Record, RunLength, Validation};
 use crate::model::{Layout, ModelConfig};
 use crate::train::Size;
@@ -39,7 +40,10 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
     } else if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&as_json(&checkpoint, args.verify))?)?;
     } else {
-        write_text(&mut out, &checkpoint, args.verify)?;
+        let mut text = Vec::new();
+        write_text(&mut text, &checkpoint, args.verify)?;
+        // A file from elsewhere can have anything for names.
+        out.write_all(printable(&String::from_utf8_lossy(&text)).as_bytes())?;
     }
     Ok(ExitCode::SUCCESS)
 }

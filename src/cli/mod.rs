@@ -259,11 +259,20 @@ fn run(matches: &ArgMatches) -> Result<ExitCode> {
 
 /// An error if writing `output` would replace `input`.
 fn refuse_overwriting(input: &Path, output: &Path) -> Result<(), UsageError> {
-    let (Ok(from), Ok(to)) = (input.canonicalize(), output.canonicalize()) else { return Ok(()) };
-    if from == to {
+    if is_same_file(input, output) {
         return Err(UsageError(format!("{} is both input and output; name another output", input.display())));
     }
     Ok(())
+}
+
+/// As many of a thing.
+fn counted(number: usize, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}
+
+/// Whether both are there, and the same.
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 /// A path as a shell takes it.

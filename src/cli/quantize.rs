@@ -110,7 +110,8 @@ pub fn run(args: &QuantizeArgs, globals: Globals) -> Result<ExitCode> {
         };
         save(&args.output, args.to.kind(), &contents)?;
     }
-    report(args, &model, &quantized, &what, (&before, &after))?;
+    let reported = report(args, &model, &quantized, &what, (&before, &after));
+    // Even if no one reads the table.
     if !small {
         bail!(
             "{} not written: the loss grows by {loss:.4} nats/char, more than {max_loss}; choose a larger kind, \
@@ -118,6 +119,7 @@ pub fn run(args: &QuantizeArgs, globals: Globals) -> Result<ExitCode> {
             args.output.display()
         );
     }
+    reported?;
     if !globals.quiet {
         let bytes = std::fs::metadata(&args.output).map_or(0, |metadata| metadata.len());
         tell!(

@@ -1,11 +1,13 @@
 //! `shoestring tokenizer`
 
 use super::progress::Reading;
-use super::{Globals, tell};
+use super::{Globals, refuse_overwriting, tell};
 use crate::checkpoint::{CheckpointError, atomic_write, open_tokenizer};
+use crate::files;
 use crate::text::{Text, TextError};
 use crate::tokenizer::{Encoder, Pieces, Special, Tokenizer, TokenizerError, TokenizerView, Trainer};
 use crate::train::TrainError;
+use crate::transfer::LONGEST_TOKENIZER;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use std::fs::{self, File};
@@ -62,9 +64,9 @@ struct TrainArgs {
     /// File to write
     #[arg(long, short, value_name = "FILE", default_value = "tokenizer.json")]
     out: PathBuf,
-    /// Threads to use; the result does not depend on it
-    #[arg(long, value_name = "N", default_value_t = crate::cores(), value_parser = super::train::threads)]
-    threads: usize,
+    /// Threads to use; the result does not depend on it [default: one a physical core]
+    #[arg(long, value_name = "N", value_parser = super::train::threads)]
+    threads: Option<usize>,
 }
 
 #[derive(Args)]
@@ -111,13 +113,20 @@ pub fn run(args: TokenizerArgs, globals: Globals) -> Result<()> {
         Command::Decode(args) => {
             decode(open(&args.tokenizer)?.view(), io::stdin().lock(), io::stdout().lock())
         }
-        Command::Export(args) | Command::Import(args) => save(&open(&args.input)?, &args.out),
+        Command::Export(args) => {
+            refuse_overwriting(&args.input, &args.out)?;
+            save(&open(&args.input)?, &args.out)
+        }
+        Command::Import(args) => save(&open(&args.input)?, &args.out),
     }
 }
 
 fn train(args: &TrainArgs, quiet: bool) -> Result<Tokenizer> {
+    for input in &args.data {
+        refuse_overwriting(input, &args.out)?;
+    }
     let text = Text::open(&args.data)?;
-    let trainer = Trainer::new(args.vocab_size, args.threads)?;
+    let trainer = Trainer::new(args.vocab_size, args.threads.unwrap_or_else(crate::cores))?;
     let tokenizer = learn(trainer, text.reader(), text.length(), quiet, &AtomicBool::new(false))?;
     let size = tokenizer.view().vocabulary_size();
     if size < args.vocab_size {
@@ -183,8 +192,8 @@ fn open(path: &Path) -> Result<Tokenizer> {
             tokenizer => Ok(tokenizer?),
         };
     }
-    file.read_to_end(&mut start).with_context(error)?;
-    let json = String::from_utf8(start).with_context(|| format!("{} is not UTF-8 text", path.display()))?;
+    let json = files::all_of(start.chain(file), LONGEST_TOKENIZER).with_context(error)?;
+    let json = String::from_utf8(json).with_context(|| format!("{} is not UTF-8 text", path.display()))?;
     Tokenizer::from_json(&json).with_context(|| format!("{} cannot be used", path.display()))
 }
 
@@ -341,7 +350,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (data, out) = (folder.path().join("text"), folder.path().join("tokenizer.json"));
         fs::write(&data, "").unwrap();
-        let args = TrainArgs { data: vec![data.clone()], vocab_size: 270, out, threads: 1 };
+        let args = TrainArgs { data: vec![data.clone()], vocab_size: 270, out, threads: Some(1) };
         let error = train(&args, true).unwrap_err().to_string();
         assert_eq!(
             error,
@@ -354,7 +363,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (data, out) = (folder.path().join("text"), folder.path().join("tokenizer.json"));
         fs::write(&data, "a cat and a hat and a bat\n".repeat(9)).unwrap();
-        let args = TrainArgs { data: vec![data], vocab_size: 270, out: out.clone(), threads: 2 };
+        let args = TrainArgs { data: vec![data], vocab_size: 270, out: out.clone(), threads: Some(2) };
         save(&train(&args, true).unwrap(), &out).unwrap();
         assert_eq!(open(&out).unwrap(), tokenizer());
     }

@@ -7,7 +7,8 @@ pub use flags::{TrainArgs, threads, vocabulary};
 use super::progress::{Display, Plan, Reading};
 use super::tokenizer::learn;
 use super::{
-    CHECKPOINTS, Globals, INTERRUPTED, UsageError, chat, for_shell, memory, name_paths, signals, tell,
+    CHECKPOINTS, Globals, INTERRUPTED, UsageError, chat, counted, for_shell, memory, name_paths, signals,
+    tell,
 };
 use crate::bundled;
 use crate::checkpoint::{Checkpoint, CheckpointError, Recipe, RunLength};
@@ -345,10 +346,6 @@ fn announce(
         tell!("This machine has {} for them: more threads than that are slower.", counted(cores(), "core"));
     }
     tell!("Checkpoints go to {folder}; Ctrl-C stops and saves.");
-}
-
-fn counted(number: usize, thing: &str) -> String {
-    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
 }
 
 fn size(bytes: u64) -> String {

@@ -15,7 +15,10 @@ pub struct Batch<'m> {
 }
 
 impl<'m> Batch<'m> {
-    /// `texts` texts, at least one, at their start: state zero.
+    /// `texts` texts at their start: state zero.
+    ///
+    /// # Panics
+    /// If there is none.
     pub fn new(weights: Weights<'m>, kernels: &'static Kernels, texts: usize) -> Self {
         let decoder = Decoder::new(weights, kernels, texts);
         Batch {

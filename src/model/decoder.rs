@@ -38,12 +38,24 @@ pub struct Decoder<'m> {
     head: Panels<'m>,
     batch: usize,
     team: Arc<Team>,
-    is_large: bool,        // whether a single token is worth several threads
+    is_large: bool, // whether a single token is worth several threads
+    buffers: Buffers,
+}
+
+/// What is only used while tokens are read. It holds nothing between two reads, so that a clone needs none of it.
+#[derive(Default)]
+struct Buffers {
     blocks: Vec<Block>,    // of the tokens last read together
     current: usize,        // the block that `each` is called for
     hidden: Vec<Line>,     // [E, M, Hp] states after each step, M the rows of all blocks
     rooms: Vec<Room>,      // [threads], no more than experts
     logits: QuantizedRows, // [M, H] what the head multiplies with
+}
+
+impl Clone for Buffers {
+    fn clone(&self) -> Self {
+        Buffers::default()
+    }
 }
 
 /// Rows of a layer, m of them, steps · batch, ordered by step.
@@ -76,8 +88,12 @@ pub(super) struct LayerPanels<'m> {
 }
 
 impl<'m> Decoder<'m> {
-    /// A decoder of `batch` texts, at least one, that runs on the thread that calls it.
+    /// A decoder of `batch` texts that runs on the thread that calls it.
+    ///
+    /// # Panics
+    /// If there is no text.
     pub fn new(weights: Weights<'m>, kernels: &'static Kernels, batch: usize) -> Self {
+        assert!(batch > 0, "there must be a text to decode");
         let (layout, config) = (weights.layout, weights.config);
         let layers = layout.layers.iter().enumerate();
         Decoder {
@@ -88,11 +104,7 @@ impl<'m> Decoder<'m> {
             batch,
             team: Arc::new(Team::new(|| 1)),
             is_large: layout.multiply_adds(&config) >= LARGE,
-            blocks: Vec::new(),
-            current: 0,
-            hidden: Vec::new(),
-            rooms: Vec::new(),
-            logits: QuantizedRows::default(),
+            buffers: Buffers::default(),
         }
     }
 
@@ -139,18 +151,22 @@ impl<'m> Decoder<'m> {
         for tokens in tokens.chunks(together * block) {
             self.make_room(tokens.len(), block, threads);
             self.run(tokens, state);
-            for index in 0..self.blocks.len() {
-                self.current = index;
-                let length = self.blocks[index].length;
+            for index in 0..self.buffers.blocks.len() {
+                self.buffers.current = index;
+                let length = self.buffers.blocks[index].length;
                 each(self, first..first + length);
                 first += length;
             }
+        }
+        if tokens.len() >= LONG {
+            // A text that is written needs a small part of them.
+            self.buffers = Buffers::default();
         }
     }
 
     /// The outputs of the last layer for the tokens of the range that `each` was called with, `[m, Hp]`.
     pub fn outputs(&self) -> &[f32] {
-        self.blocks.get(self.current).map_or(&[], |block| &block.rows[..block.sum.len()])
+        self.buffers.outputs()
     }
 
     /// The logits after each of those tokens, `[m, Vp]`.
@@ -158,10 +174,10 @@ impl<'m> Decoder<'m> {
     /// # Panics
     /// If `logits` has another length.
     pub fn all_logits(&mut self, logits: &mut [f32]) {
-        let block = &self.blocks[self.current];
-        let outputs = &block.rows[..block.sum.len()];
         let team = self.is_large.then_some(&*self.team);
-        head(self.weights, self.kernels, self.head, &mut self.logits, outputs, logits, team);
+        let mut room = std::mem::take(&mut self.buffers.logits);
+        head(self.weights, self.kernels, self.head, &mut room, self.buffers.outputs(), logits, team);
+        self.buffers.logits = room;
     }
 
     /// The logits `[B, Vp]` of rows `output` `[B, Hp]` of the last layer's outputs.
@@ -170,22 +186,24 @@ impl<'m> Decoder<'m> {
     /// If a length does not fit the other.
     pub fn logits(&mut self, output: &[f32], logits: &mut [f32]) {
         let team = self.is_large.then_some(&*self.team);
-        head(self.weights, self.kernels, self.head, &mut self.logits, output, logits, team);
+        head(self.weights, self.kernels, self.head, &mut self.buffers.logits, output, logits, team);
     }
 
     fn make_room(&mut self, rows: usize, block: usize, threads: usize) {
         let config = self.weights.config;
-        self.blocks.resize_with(rows.div_ceil(block), Block::default);
-        for (index, of) in self.blocks.iter_mut().enumerate() {
+        let Buffers { blocks, rooms, .. } = &mut self.buffers;
+        blocks.resize_with(rows.div_ceil(block), Block::default);
+        for (index, of) in blocks.iter_mut().enumerate() {
             of.start = index * block;
             of.make_room(&config, block.min(rows - of.start));
         }
-        self.rooms.resize_with(threads.min(config.experts), Room::default);
+        rooms.resize_with(threads.min(config.experts), Room::default);
     }
 
     /// Runs the tokens of all blocks through all layers.
     fn run(&mut self, tokens: &[u32], state: &mut [f32]) {
-        let Decoder { weights, kernels, layers, blocks, hidden, rooms, batch, team, .. } = self;
+        let Decoder { weights, kernels, layers, batch, team, buffers, .. } = self;
+        let Buffers { blocks, hidden, rooms, .. } = buffers;
         let (weights, kernels, config) = (*weights, *kernels, weights.config);
         let (rows, width) = (tokens.len(), padded(config.hidden));
         let hidden = floats(hidden, config.experts * rows * width);
@@ -220,6 +238,13 @@ impl<'m> Decoder<'m> {
     }
 }
 
+impl Buffers {
+    /// The rows of the current block.
+    fn outputs(&self) -> &[f32] {
+        self.blocks.get(self.current).map_or(&[], |block| &block.rows[..block.sum.len()])
+    }
+}
+
 impl Block {
     fn make_room(&mut self, config: &ModelConfig, length: usize) {
         let (hidden, experts) = (padded(config.hidden), config.experts);
@@ -241,11 +266,23 @@ impl Block {
 
     /// What comes before a layer's experts: the router, and the residual as the start of the sum.
     fn enter(&mut self, weights: Weights<'_>, kernels: &Kernels, layer: &LayerPanels<'_>) {
-        let (config, integer) = (weights.config, weights.layout.kind.is_integer());
+        self.route(weights, kernels, layer);
+        let input = &self.rows[..self.length * padded(layer.input_width)];
+        let integer = weights.layout.kind.is_integer();
+        let x = activations(integer, &mut self.inputs, kernels, input, layer.input_width);
+        match layer.residual {
+            None => self.sum.copy_from_slice(input),
+            Some((weight, bias)) => weight.multiply(kernels, &mut self.sum, x, Epilogue::Bias(bias)),
+        }
+    }
+
+    /// Chooses each row's experts, and weighs them.
+    fn route(&mut self, weights: Weights<'_>, kernels: &Kernels, layer: &LayerPanels<'_>) {
+        let config = weights.config;
         let input = &self.rows[..self.length * padded(layer.input_width)];
         let bias = Epilogue::Bias(layer.router_bias);
         // Integer models promise the same bits on every kernel, and fused sums are not.
-        let product = if integer { Kernels::gemm_unfused } else { Kernels::gemm };
+        let product = if weights.layout.kind.is_integer() { Kernels::gemm_unfused } else { Kernels::gemm };
         product(kernels, &mut self.scores, input, &layer.router, layer.input_width, bias);
         let scores = self.scores.chunks_exact_mut(padded(config.experts));
         for (row, (scores, active)) in scores.zip(self.active.chunks_exact_mut(config.experts)).enumerate() {
@@ -254,11 +291,6 @@ impl Block {
             for expert in 0..config.experts {
                 self.gate[expert * self.length + row] = if active[expert] { scores[expert] } else { 0.0 };
             }
-        }
-        let x = activations(integer, &mut self.inputs, kernels, input, layer.input_width);
-        match layer.residual {
-            None => self.sum.copy_from_slice(input),
-            Some((weight, bias)) => weight.multiply(kernels, &mut self.sum, x, Epilogue::Bias(bias)),
         }
     }
 

@@ -7,8 +7,7 @@ use shoestring_kernels::quantized::{
 };
 use shoestring_kernels::{
     Line, PANEL_ROWS, as_code_lines, as_code_lines_mut, as_codes, as_codes_mut, as_floats, as_floats_mut,
-    as_half_lines, as_half_lines_mut, as_halves, as_halves_mut, pack_panels, padded, panel_lines,
-    unpack_panels,
+    as_half_lines, as_half_lines_mut, as_halves, as_halves_mut, padded, panel_lines,
 };
 use std::fmt;
 
@@ -162,41 +161,13 @@ impl Parts {
     }
 }
 
-/// Matrices of a tensor, and rows and columns of each.
-fn shape(storage: Storage) -> (usize, usize, usize) {
-    match storage {
-        Storage::Rows { rows, columns } => (1, rows, columns),
-        Storage::Panels { matrices, rows, columns } => (matrices, rows, columns),
-    }
-}
-
 /// A tensor's numbers as floats, row-major, without padding.
 pub fn read(storage: Storage, encoding: Encoding, lines: &[Line]) -> Vec<f32> {
-    let (matrices, rows, columns) = shape(storage);
-    let mut values = vec![0.0; matrices * rows * columns];
-    match (storage, encoding) {
-        (Storage::Rows { .. }, Encoding::F32) => {
-            let padded_rows = as_floats(lines).chunks_exact(padded(columns));
-            for (row, padded) in values.chunks_exact_mut(columns).zip(padded_rows) {
-                row.copy_from_slice(&padded[..columns]);
-            }
-        }
-        (Storage::Panels { .. }, Encoding::F32) => {
-            let panels = lines.chunks_exact(panel_lines(rows, columns));
-            for (matrix, panels) in values.chunks_exact_mut(rows * columns).zip(panels) {
-                unpack_panels(matrix, panels, rows, columns);
-            }
-        }
-        _ => {
-            for (i, value) in values.iter_mut().enumerate() {
-                *value = read_number(storage, encoding, lines, i);
-            }
-        }
-    }
-    values
+    let (matrices, rows, columns) = storage.shape();
+    (0..matrices * rows * columns).map(|i| read_number(storage, encoding, lines, i)).collect()
 }
 
-/// Number `i`, row-major, of a tensor that is not f32.
+/// Number `i`, row-major, of a tensor.
 pub fn read_number(storage: Storage, encoding: Encoding, lines: &[Line], i: usize) -> f32 {
     let (numbers, scales) = lines.split_at(Parts::new(storage, encoding).numbers);
     let code = |mask: i8, offset: i8| {
@@ -204,8 +175,8 @@ pub fn read_number(storage: Storage, encoding: Encoding, lines: &[Line], i: usiz
         f32::from((as_codes(as_code_lines(numbers))[byte] >> shift & mask) - offset)
     };
     match encoding {
-        Encoding::F32 => panic!("f32 is read in whole tensors"),
-        Encoding::F16 => as_halves(as_half_lines(numbers))[half_place(storage, i)].to_f32(),
+        Encoding::F32 => as_floats(numbers)[float_place(storage, i)],
+        Encoding::F16 => as_halves(as_half_lines(numbers))[float_place(storage, i)].to_f32(),
         Encoding::Q8 => code(-1, 0) * scale(storage, encoding, scales, i),
         Encoding::Q4 => code(15, 8) * scale(storage, encoding, scales, i),
     }
@@ -216,28 +187,18 @@ pub fn read_number(storage: Storage, encoding: Encoding, lines: &[Line], i: usiz
 /// # Panics
 /// If the encoding is one of integers.
 pub fn write_floats(storage: Storage, encoding: Encoding, lines: &mut [Line], row_major: &[f32]) {
-    let (_, rows, columns) = shape(storage);
     lines.fill(Line::default());
-    match (storage, encoding) {
-        (Storage::Rows { .. }, Encoding::F32) => {
-            let padded_rows = as_floats_mut(lines).chunks_exact_mut(padded(columns));
-            for (row, padded) in row_major.chunks_exact(columns).zip(padded_rows) {
-                padded[..columns].copy_from_slice(row);
-            }
+    let places = (0..row_major.len()).map(|i| float_place(storage, i));
+    match encoding {
+        Encoding::F32 => {
+            let floats = as_floats_mut(lines);
+            places.zip(row_major).for_each(|(place, &value)| floats[place] = value);
         }
-        (Storage::Panels { .. }, Encoding::F32) => {
-            let matrices = lines.chunks_exact_mut(panel_lines(rows, columns));
-            for (matrix, panels) in row_major.chunks_exact(rows * columns).zip(matrices) {
-                pack_panels(panels, matrix, rows, columns);
-            }
-        }
-        (_, Encoding::F16) => {
+        Encoding::F16 => {
             let halves = as_halves_mut(as_half_lines_mut(lines));
-            for (i, &value) in row_major.iter().enumerate() {
-                halves[half_place(storage, i)] = f16::from_f32(value);
-            }
+            places.zip(row_major).for_each(|(place, &value)| halves[place] = f16::from_f32(value));
         }
-        (_, Encoding::Q8 | Encoding::Q4) => panic!("integers are written with their scales"),
+        Encoding::Q8 | Encoding::Q4 => panic!("integers are written with their scales"),
     }
 }
 
@@ -253,7 +214,7 @@ pub fn write_integers(
     codes: &[i8],
     row_scales: &[f32],
 ) {
-    let (_, rows, columns) = shape(storage);
+    let (_, rows, columns) = storage.shape();
     lines.fill(Line::default());
     let (numbers, scales) = lines.split_at_mut(Parts::new(storage, encoding).numbers);
     let code_lines = as_code_lines_mut(numbers);
@@ -290,9 +251,9 @@ pub fn write_integers(
     }
 }
 
-/// The index of number `i` among the halves of an f16 tensor.
-fn half_place(storage: Storage, i: usize) -> usize {
-    let (_, rows, columns) = shape(storage);
+/// The index of number `i` among the floats of a tensor of floats.
+fn float_place(storage: Storage, i: usize) -> usize {
+    let (_, rows, columns) = storage.shape();
     let (row, column) = (i / columns, i % columns);
     match storage {
         Storage::Rows { .. } => row * padded(columns) + column,
@@ -306,7 +267,7 @@ fn half_place(storage: Storage, i: usize) -> usize {
 
 /// The byte that holds the code of number `i`, and how far the code is shifted to the left in it.
 fn code_place(storage: Storage, encoding: Encoding, i: usize) -> (usize, u32) {
-    let (_, rows, columns) = shape(storage);
+    let (_, rows, columns) = storage.shape();
     let (row, column) = (i / columns, i % columns);
     match (storage, encoding) {
         (Storage::Rows { .. }, Encoding::Q4) => {
@@ -327,7 +288,7 @@ fn code_place(storage: Storage, encoding: Encoding, i: usize) -> (usize, u32) {
 
 /// The index of the scale of a row's group among the scales of a tensor.
 fn scale_place(storage: Storage, encoding: Encoding, row: usize, group: usize) -> usize {
-    let (_, rows, columns) = shape(storage);
+    let (_, rows, columns) = storage.shape();
     let groups = columns.div_ceil(encoding.group(columns));
     match storage {
         Storage::Rows { .. } => row * groups + group,
@@ -346,7 +307,7 @@ pub fn scales_are_halves(storage: Storage, encoding: Encoding) -> bool {
 
 /// The scale of number `i`.
 fn scale(storage: Storage, encoding: Encoding, scales: &[Line], i: usize) -> f32 {
-    let (_, _, columns) = shape(storage);
+    let (_, _, columns) = storage.shape();
     let place = scale_place(storage, encoding, i / columns, i % columns / encoding.group(columns));
     if scales_are_halves(storage, encoding) {
         as_halves(as_half_lines(scales))[place].to_f32()

@@ -1,5 +1,5 @@
-//! The MoE-GRU language model: its configuration, where its weights lie, and decoding one token at a
-//! time. See `docs/model.md` for the equations.
+//! The MoE-GRU language model: its configuration, where its weights lie, and how it reads and writes tokens. See
+//! `docs/model.md` for the equations.
 
 mod batch;
 mod config;
@@ -19,7 +19,7 @@ pub use decoder::{CHUNK, Decoder};
 pub use encoding::{Encoding, Kind, Parts, Role};
 pub use panels::{Activations, Panels};
 pub use parameters::{LayerLayout, Layout, Storage, Tensor};
-pub use saved_session::{SessionError, is_saved_session};
+pub use saved_session::SessionError;
 pub use session::{Session, Snapshot};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
@@ -38,7 +38,7 @@ use std::sync::Arc;
 /// let model = Model::open("model.shoe")?;
 /// let mut session = model.session();
 /// let mut sampler = Sampler::new(Sampling::default());
-/// session.feed("Once upon a time");
+/// session.begin("Once upon a time");
 /// let token = session.next_token(&mut sampler);
 /// println!("{}", String::from_utf8_lossy(model.tokenizer().token(token)));
 /// # Ok::<(), shoestring::checkpoint::CheckpointError>(())
@@ -107,7 +107,10 @@ impl Model {
         Session::with_decoder(decoder, self.tokenizer(), self.checkpoint.checksum())
     }
 
-    /// Several new texts side by side, at least one.
+    /// Several new texts side by side.
+    ///
+    /// # Panics
+    /// If there is none.
     pub fn batch(&self, texts: usize) -> Batch<'_> {
         Batch::new(self.weights(), self.kernels, texts).on_team(Arc::clone(&self.team))
     }

@@ -22,6 +22,16 @@ pub enum Storage {
     Panels { matrices: usize, rows: usize, columns: usize },
 }
 
+impl Storage {
+    /// Matrices, and rows and columns of each.
+    pub fn shape(self) -> (usize, usize, usize) {
+        match self {
+            Storage::Rows { rows, columns } => (1, rows, columns),
+            Storage::Panels { matrices, rows, columns } => (matrices, rows, columns),
+        }
+    }
+}
+
 /// One named tensor: its logical shape (row-major, [out, in]) and its place in the buffer.
 #[derive(Clone, Debug)]
 pub struct Tensor {
@@ -43,6 +53,15 @@ impl Tensor {
     /// Number of parameters.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
+    }
+
+    /// Its matrices that multiply with a token: none of a table of rows, and of one an expert those of experts that run.
+    pub fn running_matrices(&self, config: &ModelConfig) -> usize {
+        match self.storage {
+            Storage::Rows { .. } => 0,
+            Storage::Panels { matrices, .. } if matrices == config.experts => config.top_k,
+            Storage::Panels { matrices, .. } => matrices,
+        }
     }
 
     /// Copies the tensor out of the flat buffer `buffer`, row-major, without padding.
@@ -195,14 +214,11 @@ impl Layout {
     /// Multiply-adds of a token's matrix products in a model of configuration `config`: one for each number in a matrix, but
     /// for those of experts that don't run.
     pub fn multiply_adds(&self, config: &ModelConfig) -> usize {
-        let used = |storage: Storage| match storage {
-            Storage::Rows { .. } => 0,
-            Storage::Panels { matrices, rows, columns } => {
-                let running = if matrices == config.experts { config.top_k } else { matrices };
-                running * rows * columns
-            }
+        let used = |tensor: &Tensor| {
+            let (_, rows, columns) = tensor.storage.shape();
+            tensor.running_matrices(config) * rows * columns
         };
-        self.tensors.iter().map(|tensor| used(tensor.storage)).sum()
+        self.tensors.iter().map(used).sum()
     }
 
     /// The tensor that begins where `lines` does.

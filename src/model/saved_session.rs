@@ -36,11 +36,6 @@ pub enum SessionError {
     OtherModel,
 }
 
-/// Whether a file that starts with these bytes was written as a session.
-pub fn is_saved_session(start: &[u8]) -> bool {
-    start.starts_with(&MAGIC)
-}
-
 /// The bytes of a session of the model whose file has the checksum `model`.
 pub fn encode(model: u64, state: &[f32], output: &[f32]) -> Vec<u8> {
     let floats = state.len() + output.len();
@@ -56,7 +51,16 @@ pub fn encode(model: u64, state: &[f32], output: &[f32]) -> Vec<u8> {
 
 /// Reads the bytes of a session of the model whose file has the checksum `model`; nothing changes if they are wrong.
 pub fn decode(bytes: &[u8], model: u64, state: &mut [f32], output: &mut [f32]) -> Result<(), SessionError> {
-    if !is_saved_session(bytes) {
+    let floats = floats(bytes, model, state.len() + output.len())?;
+    for (value, bytes) in state.iter_mut().chain(output).zip(floats) {
+        *value = f32::from_le_bytes(*bytes);
+    }
+    Ok(())
+}
+
+/// The floats, `count` of them, in the bytes of a session of the model whose file has the checksum `model`.
+pub fn floats(bytes: &[u8], model: u64, count: usize) -> Result<&[[u8; 4]], SessionError> {
+    if !bytes.starts_with(&MAGIC) {
         return Err(SessionError::Foreign);
     }
     let version = u32::from_le_bytes(*bytes[8..].first_chunk().ok_or(SessionError::Damaged)?);
@@ -72,11 +76,8 @@ pub fn decode(bytes: &[u8], model: u64, state: &mut [f32], output: &mut [f32]) -
     if header[12..16] != (floats.len() as u32).to_le_bytes() || !rest.is_empty() {
         return Err(SessionError::Damaged);
     }
-    if header[16..24] != model.to_le_bytes() || floats.len() != state.len() + output.len() {
+    if header[16..24] != model.to_le_bytes() || floats.len() != count {
         return Err(SessionError::OtherModel);
     }
-    for (value, bytes) in state.iter_mut().chain(output).zip(floats) {
-        *value = f32::from_le_bytes(*bytes);
-    }
-    Ok(())
+    Ok(floats)
 }

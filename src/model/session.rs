@@ -3,7 +3,7 @@
 use super::saved_session::{self, SessionError};
 use super::{Decoder, Weights};
 use crate::sample::Sampler;
-use crate::tokenizer::{Special, TokenizerView};
+use crate::tokenizer::{EOS, Special, TokenizerView};
 use shoestring_kernels::{Kernels, Team, padded};
 use std::sync::Arc;
 
@@ -29,7 +29,8 @@ pub struct Snapshot {
 }
 
 impl<'m> Session<'m> {
-    /// A session at the start of a text: state zero.
+    /// A session at the start of a text, state zero, of weights that may be of no file: its [saved](Self::save) sessions
+    /// fit any such weights of the same sizes.
     pub fn new(weights: Weights<'m>, tokenizer: TokenizerView<'m>, kernels: &'static Kernels) -> Self {
         Session::with_decoder(Decoder::new(weights, kernels, 1), tokenizer, 0)
     }
@@ -62,6 +63,16 @@ impl<'m> Session<'m> {
         self.logits_are_current = false;
     }
 
+    /// Begins a text with `prompt`, in which special tokens are matched as in a training text. Returns how many tokens it
+    /// has, without the [`EOS`] that stands before every text.
+    pub fn begin(&mut self, prompt: &str) -> usize {
+        let mut tokens = vec![EOS];
+        self.tokenizer.encode(prompt.as_bytes(), Special::Match, &mut tokens);
+        self.reset();
+        self.feed_tokens(&tokens);
+        tokens.len() - 1
+    }
+
     /// Reads `text`. What looks like a special token in it is ordinary text.
     pub fn feed(&mut self, text: &str) {
         let mut tokens = Vec::new();
@@ -82,8 +93,7 @@ impl<'m> Session<'m> {
         self.logits_are_current = false;
     }
 
-    /// Samples the next token and reads it. At the start of a text the model has seen nothing: feed
-    /// something first, [`crate::tokenizer::EOS`] if there is nothing else.
+    /// Samples the next token and reads it. Before that a text must have [begun](Self::begin).
     pub fn next_token(&mut self, sampler: &mut Sampler) -> u32 {
         let token = self.sample(sampler);
         self.feed_tokens(&[token]);
@@ -133,20 +143,24 @@ impl<'m> Session<'m> {
     /// Goes on from where a session of the same model was [saved](Self::save).
     ///
     /// # Errors
-    /// If the bytes are not a sound session, or one of another model; the session then stays as it is.
+    /// As [`accepts`](Self::accepts); the session then stays as it is.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<(), SessionError> {
         saved_session::decode(bytes, self.model, &mut self.state, &mut self.output)?;
         self.logits_are_current = false;
         Ok(())
     }
 
+    /// Whether bytes can be [restored](Self::restore).
+    ///
+    /// # Errors
+    /// If they are not a sound session, or one of another model: of another file, where the model is of a file, or else
+    /// of other sizes.
+    pub fn accepts(&self, bytes: &[u8]) -> Result<(), SessionError> {
+        saved_session::floats(bytes, self.model, self.state.len() + self.output.len()).map(drop)
+    }
+
     /// The state of every layer and expert, `[L, E, padded(H)]`.
     pub fn state(&self) -> &[f32] {
         &self.state
-    }
-
-    /// The state, to be replaced by one that was saved.
-    pub fn state_mut(&mut self) -> &mut [f32] {
-        &mut self.state
     }
 }

@@ -70,8 +70,16 @@ const BITS: Unit = Unit { name: "bits/byte", of: |loss| loss.bits_per_byte };
 /// The file's bytes of a picture of `curves`, which were read for `axis`.
 ///
 /// # Errors
-/// If the drawing library fails.
+/// If there is no loss to draw, or one that is not a number, negative or above any that training can have.
 pub fn draw(curves: &[Curve], axis: Axis, format: Format) -> Result<Vec<u8>, PlotError> {
+    let mut losses = curves.iter().flat_map(Curve::losses).peekable();
+    if losses.peek().is_none() {
+        return Err(error("there is no loss"));
+    }
+    // The drawing library never ends over such numbers.
+    if let Some(loss) = losses.find(|loss| !loss.is_sound()) {
+        return Err(error(format!("{loss:?} is out of range")));
+    }
     register_font("sans-serif", FontStyle::Normal, FONT).map_err(|_| error("the font is damaged"))?;
     match format {
         Format::Svg => {
@@ -323,6 +331,27 @@ fn number(value: f64) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_cannot_be_drawn_is_refused() {
+        let curve =
+            |training: Vec<Vec<Loss>>| Curve { name: "run".to_owned(), training, validation: Vec::new() };
+        let loss = Loss { x: 1.0, nats_per_char: 2.0, bits_per_byte: 3.0 };
+        let drawn = |curves: &[Curve]| draw(curves, Axis::Steps, Format::Svg);
+        assert!(drawn(&[curve(vec![vec![loss]])]).is_ok());
+        for nothing in [vec![], vec![curve(vec![])], vec![curve(vec![vec![]])]] {
+            assert!(drawn(&nothing).is_err());
+        }
+        for number in [f64::NAN, f64::INFINITY, -1.0, 1e300] {
+            for odd in [
+                Loss { x: number, ..loss },
+                Loss { nats_per_char: number, ..loss },
+                Loss { bits_per_byte: number, ..loss },
+            ] {
+                assert!(drawn(&[curve(vec![vec![loss, odd]])]).is_err(), "{odd:?}");
+            }
+        }
+    }
 
     #[test]
     fn a_line_is_cut_where_it_crosses_the_top() {

@@ -59,6 +59,13 @@ struct Line {
     val_bits_per_byte: Option<f64>,
 }
 
+impl Loss {
+    /// Whether it is a loss at a place that can be drawn.
+    pub(super) fn is_sound(&self) -> bool {
+        [self.x, self.nats_per_char, self.bits_per_byte].iter().all(|number| (0.0..=LARGEST).contains(number))
+    }
+}
+
 impl Line {
     /// The numbers that could be anything.
     fn numbers(&self) -> impl Iterator<Item = f64> {

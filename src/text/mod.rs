@@ -7,7 +7,7 @@ mod reader;
 pub use reader::TextReader;
 
 use census::Census;
-use lines::UnixLines;
+pub(crate) use lines::UnixLines;
 use reader::Keeping;
 use std::fs::{self, File};
 use std::io::{self, Read};

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test program uses only some of it")]
 
+use super::dialogue::dialogue;
 use serde_json::Value;
 use std::fs;
 use std::io::Write;
@@ -207,22 +208,4 @@ impl Finished {
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:#?}"))
     }
-}
-
-/// About `length` bytes of dialogue, with characters of one to four bytes, in paragraphs.
-pub fn dialogue(length: usize) -> String {
-    const TOPICS: [&str; 8] =
-        ["the weather", "a café", "your cat", "old trains", "😀 faces", "the naïve moon", "tea", "rivers"];
-    let mut text = String::new();
-    let mut turn: usize = 0;
-    while text.len() < length {
-        let (first, second) = (TOPICS[turn * 5 % 8], TOPICS[(turn / 8 + turn) % 8]);
-        text += &format!("[USER] Tell me of {first}, number {}! [EOS]\n", turn * turn % 97);
-        text += &format!("[BOT] I like {first} more than {second}. What of {second}? [EOS]\n");
-        if turn % 3 == 2 {
-            text.push('\n');
-        }
-        turn += 1;
-    }
-    text
 }

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test program uses only some of it")]
 
+use super::dialogue::dialogue;
 use shoestring::checkpoint::{CheckpointError, Contents, Position, Record, TrainingState, Validation, save};
 use shoestring::kernels::{Line, padded};
 use shoestring::model::{Kind, Layout, Model, ModelConfig};
@@ -36,7 +37,7 @@ pub const SMALLEST: ModelConfig = ModelConfig {
 
 /// A tokenizer of exactly `vocabulary` tokens.
 pub fn tokenizer(vocabulary: usize) -> Tokenizer {
-    let text = super::program::dialogue(20_000);
+    let text = dialogue(20_000);
     let tokenizer = Tokenizer::train(&[text.as_bytes()], vocabulary, 1).unwrap();
     assert_eq!(tokenizer.view().vocabulary_size(), vocabulary);
     tokenizer
@@ -90,10 +91,18 @@ pub fn save_runaway_model(path: &Path, config: ModelConfig) {
     save_weights(path, config, &vec![Line([1e30; 16]); Layout::new(&config).lines], true);
 }
 
+/// Saves an untrained model with this record.
+pub fn save_with_record(path: &Path, config: ModelConfig, record: Record) {
+    save_contents(path, config, &initialise(&Layout::new(&config), 1), record);
+}
+
 fn save_weights(path: &Path, config: ModelConfig, weights: &[Line], dialogue: bool) {
+    save_contents(path, config, weights, record(dialogue));
+}
+
+fn save_contents(path: &Path, config: ModelConfig, weights: &[Line], record: Record) {
     let tokenizer = tokenizer(config.vocabulary);
-    save(path, Kind::F32, &Contents { config, tokenizer, weights, record: record(dialogue), training: None })
-        .unwrap();
+    save(path, Kind::F32, &Contents { config, tokenizer, weights, record, training: None }).unwrap();
 }
 
 /// Saves the model at `from` with weights of kind `kind`.

@@ -5,7 +5,7 @@ mod prompt;
 
 use super::arguments::{SamplingArgs, tokens};
 use super::printable::Printer;
-use super::{Globals, INTERRUPTED, describe, open_model, signals, tell};
+use super::{Globals, INTERRUPTED, counted, describe, is_same_file, open_model, signals, tell};
 use crate::chat::{Conversation, ConversationError};
 use crate::checkpoint::temporary_file;
 use crate::generate::{Completion, Limits};
@@ -82,8 +82,8 @@ struct Chat<'m> {
     conversation: Conversation<'m>,
     /// Ends the reply.
     interrupt: Arc<AtomicBool>,
-    /// Where the conversation is kept, and whether it has changed since it was last written there.
-    session: Option<PathBuf>,
+    kept: Option<Kept>,
+    /// Whether the conversation has changed since it was last written there.
     changed: bool,
     show_stats: bool,
     stats: Stats,
@@ -96,19 +96,20 @@ impl<'m> Chat<'m> {
         let dialogue = model.checkpoint().record().dialogue;
         let conversation = Conversation::new(model.session(), Sampler::new(sampling), dialogue, limits);
         let stats = Stats::default();
-        let session = None;
-        Chat { model, conversation, interrupt, session, changed: false, show_stats: false, stats, globals }
+        Chat { model, conversation, interrupt, kept: None, changed: false, show_stats: false, stats, globals }
     }
 
     /// Goes on with the conversation at `path`, if there is one, and keeps it there from now on.
     fn resume(&mut self, path: &Path) -> Result<(), ConversationError> {
+        let mut contents = Vec::new();
         if path.symlink_metadata().is_ok() {
             self.conversation.load(path)?;
+            contents = self.conversation.session().save();
             self.say(&format!("Going on with {}.", path.display()));
         }
         // What can't be kept is better known before anything is said.
         temporary_file(path).map_err(|source| ConversationError::Save { path: path.to_owned(), source })?;
-        self.session = Some(path.to_owned());
+        self.kept = Some(Kept { path: path.to_owned(), contents });
         Ok(())
     }
 
@@ -134,6 +135,8 @@ impl<'m> Chat<'m> {
         loop {
             let entered = prompt.read()?;
             let again = std::mem::replace(&mut interrupted, matches!(entered, Entered::Interrupt));
+            // A signal that came before the line was entered has cleared it, where a terminal does so by itself.
+            self.interrupt.store(false, Ordering::Relaxed);
             match entered {
                 Entered::End => return Ok(()),
                 Entered::Interrupt if again => return Ok(()),
@@ -148,7 +151,7 @@ impl<'m> Chat<'m> {
                 },
             }
             if let Err(error) = self.keep() {
-                tell!("{error}");
+                tell!("{}", describe(&error));
             }
         }
     }
@@ -194,6 +197,9 @@ impl<'m> Chat<'m> {
             }
             Command::Save(path) => {
                 self.conversation.save(&path)?;
+                if let Some(kept) = self.kept.as_mut().filter(|kept| is_same_file(&kept.path, &path)) {
+                    kept.contents = self.conversation.session().save();
+                }
                 self.say(&format!("Saved in {}.", path.display()));
             }
             Command::Load(path) => {
@@ -243,11 +249,18 @@ impl<'m> Chat<'m> {
 
     /// Writes the conversation to where it is kept, if it has changed: after each line, as a signal may end the program
     /// at any time.
-    fn keep(&mut self) -> Result<(), ConversationError> {
-        if let Some(path) = &self.session
+    fn keep(&mut self) -> Result<()> {
+        if let Some(kept) = &mut self.kept
             && self.changed
         {
-            self.conversation.save(path)?;
+            let path = kept.path.display();
+            if std::fs::read(&kept.path).is_ok_and(|there| there != kept.contents) {
+                bail!(
+                    "another program has changed {path} meanwhile; /save this conversation in another file"
+                );
+            }
+            self.conversation.save(&kept.path)?;
+            kept.contents = self.conversation.session().save();
             self.changed = false;
         }
         Ok(())
@@ -259,10 +272,10 @@ impl<'m> Chat<'m> {
         format!(
             "replies       {replies}: {total}\n\
              last reply    {last}\n\
-             undo          {} turns\n\
+             undo          {}\n\
              conversation  {} bytes\n\
              model         {}, {}, kernel {}",
-            self.conversation.turns(),
+            counted(self.conversation.turns(), "turn"),
             self.conversation.session().save().len(),
             checkpoint.path().display(),
             checkpoint.kind(),
@@ -278,6 +291,12 @@ impl<'m> Chat<'m> {
 }
 
 type Write<'a> = dyn FnMut(&str) -> io::Result<()> + 'a;
+
+/// Where the conversation is kept, and what was read or written there last: nothing, as long as there is no file.
+struct Kept {
+    path: PathBuf,
+    contents: Vec<u8>,
+}
 
 /// What follows what the user entered.
 enum Next {

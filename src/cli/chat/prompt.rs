@@ -2,7 +2,7 @@
 
 use super::super::tell;
 use super::command;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use etcetera::base_strategy::{BaseStrategy, choose_native_strategy};
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
@@ -15,12 +15,14 @@ use rustyline::{
     EventHandler, Helper, KeyCode, KeyEvent, Modifiers, Movement, RepeatCount,
 };
 use std::fs;
-use std::io::{self, BufRead, IsTerminal, Write, stdin, stdout};
+use std::io::{self, BufRead, IsTerminal, Read, Write, stdin, stdout};
 use std::path::{Path, PathBuf};
 
 const PROMPT: &str = "> ";
 /// Messages and commands that are remembered from one chat to the next.
 const HISTORY_LENGTH: usize = 1000;
+/// Bytes of a line from anything but an editor.
+const LONGEST_LINE: u64 = 16_000_000;
 /// Terminals that can't move the cursor.
 const DUMB_TERMINALS: [&str; 3] = ["dumb", "cons25", "emacs"];
 
@@ -74,7 +76,10 @@ fn read_line(prompt: bool) -> Result<Entered> {
         print_prompt(PROMPT)?;
     }
     let mut line = Vec::new();
-    if stdin().lock().read_until(b'\n', &mut line)? == 0 {
+    if stdin().lock().take(LONGEST_LINE + 1).read_until(b'\n', &mut line)? as u64 > LONGEST_LINE {
+        bail!("a line has more than {} MB", LONGEST_LINE / 1_000_000);
+    }
+    if line.is_empty() {
         if prompt {
             print_prompt("\n")?;
         }

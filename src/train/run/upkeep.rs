@@ -1,9 +1,12 @@
 //! What a run does besides its steps: validations, checkpoints, and going back when it has diverged.
 
 use super::{Event, MOST_DIVERGENCES, Run, StepReport, TokensError, TrainError, made_now};
-use crate::chat::sample_text;
+use crate::chat::Conversation;
 use crate::checkpoint::{Checkpoint, CheckpointError, Contents, Position, TrainingState};
 use crate::evaluate::evaluate_unless;
+use crate::generate::{Limits, generate};
+use crate::model::Session;
+use crate::sample::{Sampler, Sampling};
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -12,6 +15,9 @@ use std::time::Duration;
 const VALIDATE_EVERY: Duration = Duration::from_secs(60);
 /// Short epochs are not validated more often than this.
 const VALIDATE_AT_MOST_EVERY: Duration = Duration::from_secs(5);
+/// Tokens of a sample at most, and what one of a dialogue model replies to.
+const SAMPLE_TOKENS: usize = 80;
+const GREETING: &str = "Hello! How are you?";
 
 impl Run {
     /// Validates and saves when it is time to.
@@ -70,12 +76,31 @@ impl Run {
         if best && let Err(error) = self.save_best() {
             observe(Event::SaveFailed { error: &error });
         }
-        let weights = self.trainer.average();
-        let sample = sample_text(weights, self.tokenizer.view(), self.kernels, self.record.dialogue);
+        let sample = self.sample();
         let logged = self.metrics.validation(&mut self.folder, &self.record, &validation);
         self.tell_of_log(logged, observe);
         observe(Event::Validated { record: &self.record, validation: &validation, best, sample: &sample });
         Ok(())
+    }
+
+    /// A short text by the model: a reply to a greeting, or a passage.
+    fn sample(&self) -> String {
+        let mut session = Session::new(self.trainer.average(), self.tokenizer.view(), self.kernels);
+        let mut sampler = Sampler::new(Sampling::default());
+        let limits = Limits { max_tokens: SAMPLE_TOKENS, ..Limits::default() };
+        let mut text = String::new();
+        let mut push = |piece: &str| {
+            text.push_str(piece);
+            Ok(())
+        };
+        let written = if self.record.dialogue {
+            Conversation::new(session, sampler, true, limits).reply(GREETING, &mut push)
+        } else {
+            session.begin("\n\n");
+            generate(&mut session, &mut sampler, &limits, &mut push)
+        };
+        debug_assert!(written.is_ok(), "appending to a string does not fail");
+        if self.record.dialogue { format!("{GREETING} -> {text}") } else { text.trim().to_owned() }
     }
 
     /// The metrics are an extra: a full disk must not end the training that fills it. It is told of once, though,

@@ -1,0 +1,96 @@
+//! What is trained on: files and folders, their ends of line, and what is no text.
+
+use super::*;
+
+#[test]
+fn several_files_and_folders_are_one_text() {
+    let workspace = Workspace::new();
+    let text = dialogue(12_000);
+    let (first, rest) = text.split_at(text.find("\n\n").unwrap());
+    let (second, third) = rest.trim_start().split_at(rest.trim_start().find("\n\n").unwrap());
+    workspace.write("one.txt", first);
+    workspace.write("folder/a.txt", second);
+    workspace.write("folder/b.TXT", third.trim_start());
+    workspace.write("folder/notes.md", "not a text to train on");
+    workspace.write("whole.txt", &text);
+    let train = |data: &[&str], folder: &str| {
+        let arguments =
+            [&["train", "--no-chat", "--steps", "4", "--checkpoint-dir", folder, "--model-data"], data]
+                .concat();
+        workspace.run(&[&arguments[..], &TINY].concat()).success();
+        workspace.weights(&format!("{folder}/best.shoe"))
+    };
+    assert!(train(&["one.txt", "folder"], "parts") == train(&["whole.txt"], "whole"));
+
+    let none = workspace.run(&["train", "--model-data", "parts", "--no-chat"]);
+    none.failure(1, &["parts", "no .txt file"]);
+}
+
+#[test]
+fn separate_validation_text_leaves_all_of_the_text_to_train_on() {
+    let workspace = Workspace::new();
+    workspace.write("held-out.txt", dialogue(3_000));
+    let tokens = |run: &str| -> Vec<usize> {
+        let words = run.split(|c: char| !c.is_ascii_digit()).collect::<Vec<_>>();
+        words.iter().filter_map(|word| word.parse().ok()).collect()
+    };
+    let line = |stderr: &str| stderr.lines().find(|line| line.starts_with("Text: ")).unwrap().to_owned();
+    let split = workspace.train(&["--steps", "2"]).success();
+    let separate =
+        workspace.train(&["--steps", "2", "--validation-data", "held-out.txt", "--bpe-data", "text.txt"]);
+    let (split, separate) = (tokens(&line(&split.stderr)), tokens(&line(&separate.success().stderr)));
+    assert!(separate[0] > split[0], "{split:?} {separate:?}");
+
+    let missing = workspace.train(&["--validation-data", "absent.txt"]);
+    missing.failure(1, &["absent.txt", "cannot read"]);
+}
+
+#[test]
+fn text_that_cannot_be_used_is_named() {
+    let workspace = Workspace::new();
+    workspace.write("empty.txt", "");
+    workspace.write("mark.txt", "\u{feff}\r\n");
+    workspace.write("binary.txt", [0, 159, 146, 150].repeat(100));
+    workspace.write("short.txt", "a");
+    let train = |file: &str| {
+        workspace.run(&[&["train", "--no-chat", "--quiet", "--model-data", file], &TINY[..]].concat())
+    };
+    train("empty.txt").failure(1, &["empty.txt is empty"]);
+    train("mark.txt").failure(1, &["mark.txt is empty"]);
+    train("binary.txt").failure(1, &["binary.txt is not a text file"]);
+    train("absent.txt").failure(1, &["cannot read absent.txt"]);
+    train("short.txt").failure(1, &["tokens"]);
+}
+
+#[test]
+fn bytes_that_are_no_text_are_trained_on_and_told() {
+    let workspace = Workspace::new();
+    assert!(!workspace.train(&["--steps", "2"]).success().stderr.contains("UTF-8"));
+    workspace.write("text.txt", [&workspace.read("text.txt")[..], b" a \xff\xfe b\n"].concat());
+    let told = workspace.train(&["--steps", "2"]).success().stderr;
+    assert!(told.contains("not UTF-8, taken as they are: 2."), "{told}");
+}
+
+#[test]
+fn the_shortest_texts_train() {
+    let workspace = Workspace::new();
+    // With no merges a text has a token for each byte.
+    let bytes =
+        ["train", "--model-data", "text.txt", "--bpe-vocab-size", "261", "--epochs", "3", "--no-chat"];
+    for text in ["abc", "ab cd ef gh", "one line\n", "\u{1F600}a\u{1F601}b", "a\n\n\n\nb\n\n\n\nc"] {
+        workspace.write("text.txt", text);
+        workspace.run(&bytes).success();
+        assert!(workspace.exists("checkpoints/best.shoe"));
+    }
+}
+
+#[test]
+fn line_ends_do_not_matter() {
+    let workspace = Workspace::new();
+    let unix = workspace.train(&["--steps", "4", "--checkpoint-dir", "unix"]).success();
+    assert!(!unix.stderr.contains("line ends"));
+    workspace.write("text.txt", String::from_utf8(workspace.read("text.txt")).unwrap().replace('\n', "\r\n"));
+    let windows = workspace.train(&["--steps", "4", "--checkpoint-dir", "windows"]).success();
+    assert!(windows.stderr.contains("line ends"));
+    assert!(workspace.weights("unix/best.shoe") == workspace.weights("windows/best.shoe"));
+}
