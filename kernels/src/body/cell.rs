@@ -69,6 +69,17 @@ pub(crate) unsafe fn cell_backward<S: Compiled>(
     }
 }
 
+/// A step of whole lines whose new state also takes the candidate's place.
+#[inline(always)]
+pub(super) fn cell_step_into<S: Simd>(s: S, h: &mut [f32], z: &[f32], a: &mut [f32]) {
+    let s = Unfused(s);
+    for (h, (z, a)) in lines_mut(h).iter_mut().zip(lines(z).iter().zip(lines_mut(a))) {
+        let new = blend(s, s.load(h), s.load(z), s.load(a));
+        s.store(h, new);
+        s.store(a, new);
+    }
+}
+
 #[inline(always)]
 pub(crate) fn cell_step<S: Simd>(s: S, h: &mut [f32], z: &[f32], a: &[f32]) {
     let s = Unfused(s);

@@ -5,13 +5,13 @@
 
 #![allow(clippy::needless_range_loop, reason = "a tile is indexed alike in registers and in memory")]
 
-use super::cell::cell_step;
+use super::cell::cell_step_into;
+use super::codes::{quantize_row, quantize_rows};
 use super::math::sigmoid_vector;
 use crate::line::{CodeLine, HalfLine, Line, PANEL_ROWS, padded};
 use crate::quantized::{GROUP, Quantized, QuantizedCell, UNIT, groups, units};
 use crate::simd::{Integers, Lanes, Simd, Unfused};
 use crate::table::Epilogue;
-use half::f16;
 
 /// # Safety
 ///
@@ -62,27 +62,31 @@ pub(crate) unsafe fn cell_forward_q8<S: Integers>(
     let slot = batch * padded(hidden);
     let steps = cells.first().map_or(0, |cell| cell.steps.len() / slot);
     for step in 0..steps {
-        // By turns, as a step of one cell can begin while that of the other waits for its last results.
+        // One part of the step for all cells before the next part of any: a cell waits for its own results in each.
         for cell in &mut *cells {
-            let QuantizedCell { state, steps, update, recurrent, scales, room } = cell;
-            let candidate = &mut steps[step * slot..][..slot]; // [B, Hp]
-            let (codes, row_scales, sums) = room.parts_mut();
+            let (codes, row_scales, sums) = cell.room.parts_mut();
             if batch > 1 {
-                quantize_rows(s.floats(), codes, row_scales, sums, state, hidden);
+                quantize_rows(s.floats(), codes, row_scales, sums, cell.state, hidden);
             } else {
-                let (scale, sum) = quantize_row(s.floats(), codes, state);
+                let (scale, sum) = quantize_row(s.floats(), codes, cell.state);
                 row_scales[0] = scale;
                 // Only the sum of all groups matters to q8, and only where weights have an offset. It is exact in f32.
                 sums.fill(0);
                 sums[0] = if S::CODE_OFFSET == 0 { 0 } else { s.floats().reduce_add(sum) as i32 };
             }
+        }
+        for cell in &mut *cells {
+            let candidate = &mut cell.steps[step * slot..][..slot]; // [B, Hp]
+            let (codes, row_scales, sums) = cell.room.parts_mut();
             let a = Quantized { codes, scales: row_scales, sums };
-            let (epilogue, format) = (Epilogue::Accumulate, Q8 { scales });
-            let job = Job { out: candidate, a, weights: recurrent, depth: hidden, epilogue, format };
+            let (epilogue, format) = (Epilogue::Accumulate, Q8 { scales: cell.scales });
+            let job = Job { out: candidate, a, weights: cell.recurrent, depth: hidden, epilogue, format };
             // SAFETY: the caller vouches for the shapes.
             unsafe { if batch == 1 { job.compute_row(s) } else { job.compute(s) } }
-            cell_step(s.floats(), state, &update[step * slot..][..slot], candidate);
-            candidate.copy_from_slice(state);
+        }
+        for cell in &mut *cells {
+            let candidate = &mut cell.steps[step * slot..][..slot];
+            cell_step_into(s.floats(), cell.state, &cell.update[step * slot..][..slot], candidate);
         }
     }
 }
@@ -427,110 +431,5 @@ impl<F: Format> Job<'_, F> {
         };
         let sigmoid = matches!(self.epilogue, Epilogue::BiasSigmoid(_));
         f.store(out, if sigmoid { sigmoid_vector(f, value) } else { value });
-    }
-}
-
-/// Adding this to a float of magnitude below 2²² rounds it to the nearest integer, ties to even, and leaves
-/// that integer in the lowest bits of the sum: 1.5 · 2²³.
-const ROUND: f32 = 12_582_912.0;
-
-/// The least largest magnitude of a row that is not taken for zero: its inverse is far from overflow.
-const LEAST_MAGNITUDE: f32 = 1e-30;
-
-#[inline(always)]
-pub(crate) fn quantize_rows<S: Simd>(
-    s: S,
-    codes: &mut [i8],
-    scales: &mut [f32],
-    sums: &mut [i32],
-    x: &[f32],
-    depth: usize,
-) {
-    let stride = padded(depth);
-    let rows = x.chunks_exact(stride).zip(codes.chunks_exact_mut(stride));
-    let results = scales.iter_mut().zip(sums.chunks_exact_mut(groups(depth)));
-    for ((x, codes), (scale, sums)) in rows.zip(results) {
-        (*scale, _) = quantize_row(s, codes, x);
-        let (whole, rest) = codes.as_chunks::<GROUP>();
-        for (sum, codes) in sums.iter_mut().zip(whole) {
-            *sum = sum_of_codes(codes);
-        }
-        if let (Some(sum), false) = (sums.get_mut(whole.len()), rest.is_empty()) {
-            *sum = sum_of_codes(rest);
-        }
-    }
-}
-
-/// Quantizes one row. Returns its scale, and lanes whose sum is that of the codes.
-#[inline(always)]
-fn quantize_row<S: Simd>(s: S, codes: &mut [i8], x: &[f32]) -> (f32, S::Vector) {
-    let s = Unfused(s);
-    let lines = x.as_chunks::<PANEL_ROWS>().0;
-    let (mut largest, mut poison) = (s.splat(0.0), s.splat(0.0));
-    for lanes in lines {
-        let lanes = s.load(lanes);
-        largest = s.max(s.abs(lanes), largest);
-        poison = s.add(poison, s.mul(lanes, s.splat(0.0)));
-    }
-    // The poison is zero, or NaN where a value is not finite.
-    let largest = s.select_less(poison, s.splat(1.0), largest, s.splat(f32::INFINITY));
-    let largest = s.reduce_max(largest);
-    let is_zero = largest < LEAST_MAGNITUDE || largest == f32::INFINITY;
-    let inverse = s.splat(if is_zero { 0.0 } else { 127.0 / largest });
-    let mut sum = s.splat(0.0);
-    for (lanes, codes) in lines.iter().zip(codes.as_chunks_mut::<PANEL_ROWS>().0) {
-        if is_zero {
-            *codes = [0; PANEL_ROWS];
-        } else {
-            let rounded = s.add(s.mul(s.load(lanes), inverse), s.splat(ROUND));
-            s.store_low_bytes(codes, rounded);
-            sum = s.add(sum, s.sub(rounded, s.splat(ROUND)));
-        }
-    }
-    let scale = match largest {
-        f32::INFINITY => f32::NAN,
-        _ if is_zero => 0.0,
-        _ => largest / 127.0,
-    };
-    (scale, sum)
-}
-
-#[inline(always)]
-fn sum_of_codes(codes: &[i8]) -> i32 {
-    codes.iter().map(|&code| i32::from(code)).sum()
-}
-
-#[inline(always)]
-pub(crate) fn dequantize_q8<S: Simd>(_: S, out: &mut [f32], codes: &[i8], scale: f32) {
-    for (out, &code) in out.iter_mut().zip(codes) {
-        *out = f32::from(code) * scale;
-    }
-}
-
-#[inline(always)]
-pub(crate) fn dequantize_q4<S: Simd>(_: S, out: &mut [f32], codes: &[i8], scales: &[f16]) {
-    for ((out, codes), scale) in out.chunks_mut(GROUP).zip(codes.chunks(GROUP / 2)).zip(scales) {
-        let scale = scale.to_f32();
-        let (low, high) = out.split_at_mut(out.len().min(GROUP / 2));
-        for (out, &code) in low.iter_mut().zip(codes) {
-            *out = f32::from((code & 15) - 8) * scale;
-        }
-        for (out, &code) in high.iter_mut().zip(codes) {
-            *out = f32::from(((code >> 4) & 15) - 8) * scale;
-        }
-    }
-}
-
-#[inline(always)]
-pub(crate) fn widen_f16<S: Simd>(s: S, out: &mut [f32], x: &[f16]) {
-    let (out, out_rest) = out.as_chunks_mut::<PANEL_ROWS>();
-    let (x, x_rest) = x.as_chunks::<PANEL_ROWS>();
-    for (out, x) in out.iter_mut().zip(x) {
-        s.store(out, s.load_half(x));
-    }
-    if !out_rest.is_empty() {
-        let mut lanes = [f16::ZERO; PANEL_ROWS];
-        lanes[..x_rest.len()].copy_from_slice(x_rest);
-        s.store_partial(out_rest, s.load_half(&lanes));
     }
 }
