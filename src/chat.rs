@@ -52,8 +52,8 @@ pub enum ConversationError {
     #[error("cannot save {path}: {source}", path = path.display())]
     Save { path: PathBuf, source: io::Error },
     /// Another file would be lost.
-    #[error("cannot save {path}: {what}; name another file", path = path.display(), what = occupied_by(source))]
-    Occupied { path: PathBuf, source: SessionError },
+    #[error("cannot save {path}: {what}; name another file", path = path.display(), what = occupied_by(found))]
+    Occupied { path: PathBuf, found: SessionError },
 }
 
 impl<'m> Conversation<'m> {
@@ -131,7 +131,7 @@ impl<'m> Conversation<'m> {
             Ok(there) => self
                 .session
                 .accepts(&there)
-                .map_err(|source| ConversationError::Occupied { path: path.to_owned(), source })?,
+                .map_err(|found| ConversationError::Occupied { path: path.to_owned(), found })?,
             Err(absent) if absent.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(error(source)),
         }

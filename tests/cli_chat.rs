@@ -104,6 +104,17 @@ fn a_session_goes_on_where_it_was_left() {
 }
 
 #[test]
+fn an_empty_file_is_a_session_to_begin() {
+    let workspace = workspace();
+    workspace.write("empty", "");
+    let run = chat(&workspace, &["--session", "empty"], "Hello\n").success();
+    assert_eq!(run.stderr, "");
+    let again = chat(&workspace, &["--session", "empty"], "").success();
+    assert!(again.stderr.contains("Going on"), "{}", again.stderr);
+    assert!(workspace.read("empty").len() > 100);
+}
+
+#[test]
 fn a_session_with_nothing_in_it_is_not_begun() {
     let workspace = workspace();
     chat(&workspace, &["--session", "kept"], "").success();
@@ -116,7 +127,6 @@ fn sessions_that_are_wrong_are_refused_and_stay() {
     chat(&workspace, &["--session", "kept"], "Hello\n").success();
     let sound = workspace.read("kept");
     workspace.write("cut", &sound[..sound.len() - 1]);
-    workspace.write("empty", "");
     workspace.write("folder/file", "");
     let mut damaged = sound.clone();
     damaged[100] ^= 1;
@@ -124,7 +134,6 @@ fn sessions_that_are_wrong_are_refused_and_stay() {
     for (file, why) in [
         ("cut", "truncated or damaged"),
         ("damaged", "truncated or damaged"),
-        ("empty", "not a saved session"),
         ("text.txt", "not a saved session"),
         ("model.shoe", "not a saved session"),
         ("folder", "not a file"),
@@ -154,6 +163,39 @@ fn a_session_that_another_program_has_changed_is_not_written_over() {
     workspace.write("kept", &others);
     finish(run, b"How are you?\n").failure(1, &["another program has changed kept"]);
     assert_eq!(workspace.read("kept"), others);
+}
+
+#[test]
+fn only_what_was_read_is_saved_over() {
+    let workspace = workspace();
+    chat(&workspace, &["--session", "other"], "Something else\n").success();
+    let others = workspace.read("other");
+    for (commands, code) in [("/save kept\n", 1), ("/load kept\nHi\n", 0)] {
+        chat(&workspace, &["--session", "kept"], "Hello\n").success();
+        let mut run =
+            workspace.start(&["chat", "--checkpoint", "model.shoe", "--session", "kept", "--quiet"]);
+        run.stdin.as_mut().unwrap().write_all(b"/save begun\n").unwrap();
+        wait_for("the first file", || workspace.exists("begun"));
+        workspace.write("kept", &others);
+        finish(run, commands.as_bytes()).code(code);
+        assert_eq!(workspace.read("kept") == others, code == 1, "{commands}");
+        for name in ["kept", "begun"] {
+            std::fs::remove_file(workspace.path(name)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_stays_until_there_is_a_reply() {
+    let workspace = workspace();
+    chat(&workspace, &["--session", "kept"], "Hello\n").success();
+    let kept = workspace.read("kept");
+    for commands in ["/reset\n", "/save other\n/reset\n/load other\n"] {
+        chat(&workspace, &["--session", "kept"], commands).success();
+        assert_eq!(workspace.read("kept"), kept, "{commands}");
+    }
+    chat(&workspace, &["--session", "kept"], "/reset\nGood day\n").success();
+    assert_ne!(workspace.read("kept"), kept);
 }
 
 #[cfg(unix)]

@@ -114,7 +114,14 @@ fn a_resumable_checkpoint_loses_its_training_state() {
 #[test]
 fn wrong_input_is_one_line_and_writes_nothing() {
     let workspace = workspace();
-    let cases: [(&[&str], i32, &str); 6] = [
+    workspace.write("texts/a.txt", "a text to measure with");
+    let cases: [(&[&str], i32, &str); 8] = [
+        (
+            &["model.shoe", "eval.txt", "--to", "q8", "--eval-data", "eval.txt"],
+            2,
+            "eval.txt is both input and",
+        ),
+        (&["model.shoe", "texts/a.txt", "--to", "q8", "--eval-data", "texts"], 2, "a.txt is both input and"),
         (&["model.shoe", "model.shoe", "--to", "q8"], 2, "model.shoe is both input and output"),
         (&["missing.shoe", "small.shoe", "--to", "q8"], 1, "cannot open missing.shoe"),
         (&["text.txt", "small.shoe", "--to", "q8"], 1, "text.txt is not a shoestring checkpoint"),

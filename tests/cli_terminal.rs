@@ -417,6 +417,21 @@ fn signals_from_elsewhere_end_it_and_leave_the_terminal_as_it_was() {
         let end = terminal.finish();
         assert!(end.status.code() == Some(130) && end.restored, "{signal}: {end:?}");
     }
+    // In the middle of a reply they end that first, and it is kept.
+    save_endless_model(&setup.workspace.path("endless.shoe"), SMALL);
+    let arguments =
+        ["chat", "--checkpoint", "endless.shoe", "--max-response", "1000000000", "--session", "endless"];
+    for signal in [Signal::SIGTERM, Signal::SIGHUP] {
+        let mut terminal = Terminal::start(setup.command(&[&arguments[..], &FLAGS].concat()), 24, 80);
+        terminal.prompt();
+        terminal.send("Hello\r");
+        terminal.expect_output(10_000);
+        kill(Pid::from_raw(terminal.id() as i32), signal).unwrap();
+        let end = terminal.finish();
+        assert!(end.status.code() == Some(130) && end.restored, "{signal}: {end:?}");
+        assert!(setup.workspace.exists("endless"), "{signal}");
+        std::fs::remove_file(setup.workspace.path("endless")).unwrap();
+    }
 }
 
 #[test]

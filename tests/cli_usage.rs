@@ -212,9 +212,11 @@ fn no_command_replaces_what_it_reads() {
     let workspace = Workspace::new();
     workspace.train(&["--steps", "2"]).success();
     workspace.run(&["export", "checkpoints/best.shoe", "exported"]).success();
+    workspace.write("texts/a.txt", "a text to learn from");
     for (input, arguments) in [
         ("checkpoints/best.shoe", &["tokenizer", "export", "checkpoints/best.shoe", "--out"][..]),
         ("text.txt", &["tokenizer", "train", "--data", "text.txt", "--out"]),
+        ("texts/a.txt", &["tokenizer", "train", "--data", "texts", "--out"]),
         ("exported/model.safetensors", &["import", "exported", "-o"]),
         ("exported/tokenizer.json", &["import", "exported", "-o"]),
         ("checkpoints/best.shoe", &["quantize", "checkpoints/best.shoe", "--to", "q8"]),

@@ -306,8 +306,8 @@ fn another_models_conversation_is_refused() {
     assert_eq!(source, SessionError::OtherModel);
     let saved = fs::read(&path).unwrap();
     let error = conversation(true).save(&path).unwrap_err();
-    let ConversationError::Occupied { source, .. } = error else { panic!("{error}") };
-    assert_eq!(source, SessionError::OtherModel);
+    let ConversationError::Occupied { found, .. } = error else { panic!("{error}") };
+    assert_eq!(found, SessionError::OtherModel);
     assert_eq!(fs::read(&path).unwrap(), saved);
     let absent = conversation(true).load(&folder.path().join("absent"));
     assert!(matches!(absent, Err(ConversationError::Read { .. })));

@@ -282,6 +282,13 @@ fn files_that_are_broken_or_not_there_are_named() {
     workspace
         .run(&["import", "absent", "-o", "imported.shoe"])
         .failure(1, &["cannot read absent/model.safetensors"]);
+    workspace
+        .run(&["import", "exported/model.safetensors", "-o", "imported.shoe"])
+        .failure(1, &["is a file; name the folder"]);
+    workspace.write("odd/model.safetensors/file", "");
+    workspace
+        .run(&["import", "odd", "-o", "imported.shoe"])
+        .failure(1, &["odd/model.safetensors", "not a file"]);
     assert!(!workspace.exists("imported.shoe"));
 }
 

@@ -193,7 +193,7 @@ fn print_help_or_mistake(error: &clap::Error) -> ExitCode {
     let printed = error.print().and_then(|()| io::stdout().flush());
     match printed {
         Err(cause) if !error.use_stderr() && cause.kind() != io::ErrorKind::BrokenPipe => {
-            tell!("shoestring: cannot print the help: {cause}");
+            tell!("shoestring: cannot write to standard output: {cause}");
             ExitCode::FAILURE
         }
         _ => ExitCode::from(if error.use_stderr() { 2 } else { 0 }),

@@ -85,6 +85,9 @@ pub fn run(args: &QuantizeArgs, globals: Globals) -> Result<ExitCode> {
         }
         paths => (Text::open(paths)?, super::name_paths(paths)),
     };
+    for input in text.files() {
+        refuse_overwriting(input, &args.output)?;
+    }
     let pool = thread_pool(args.threads)?;
     let quantized = requantize(&model, args.to.kind());
     let weights = Weights { config: model.config(), layout: &quantized.layout, lines: &quantized.lines };

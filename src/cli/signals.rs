@@ -10,13 +10,22 @@ use signal_hook::{consts, iterator::Signals};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-type Action = Box<dyn FnMut() + Send>;
+type Action = Box<dyn FnMut(Asked) + Send>;
+
+/// What a signal asks of the program.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// To stop what it does: Ctrl-C.
+    Stop,
+    /// To end.
+    End,
+}
 
 /// What a signal does. A process can install its handler but once, so this is what changes.
 static ACTION: Mutex<Option<Action>> = Mutex::new(None);
 
 /// Runs `action`, on a thread of its own, each time a signal comes, in place of an earlier one.
-pub fn handle(action: impl FnMut() + Send + 'static) -> Result<()> {
+pub fn handle(action: impl FnMut(Asked) + Send + 'static) -> Result<()> {
     let earlier = ACTION.lock().unwrap_or_else(PoisonError::into_inner).replace(Box::new(action));
     if earlier.is_none() {
         install().context("cannot handle signals")?;
@@ -33,8 +42,8 @@ fn install() -> std::io::Result<()> {
     }
     let mut signals = Signals::new(heeded)?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        for _ in &mut signals {
-            run();
+        for signal in &mut signals {
+            run(if signal == consts::SIGINT { Asked::Stop } else { Asked::End });
         }
     })?;
     Ok(())
@@ -42,12 +51,13 @@ fn install() -> std::io::Result<()> {
 
 #[cfg(windows)]
 fn install() -> Result<(), ctrlc::Error> {
-    ctrlc::set_handler(run)
+    // Which of them came it does not tell.
+    ctrlc::set_handler(|| run(Asked::Stop))
 }
 
-fn run() {
+fn run(asked: Asked) {
     if let Some(action) = ACTION.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-        action();
+        action(asked);
     }
 }
 
@@ -79,7 +89,7 @@ fn ignored(status: &str) -> Option<u64> {
 
 /// Ends the process at the first signal, with `message`: as long as there is nothing to lose.
 pub fn end_at_once(quiet: bool, message: &'static str) -> Result<()> {
-    handle(move || {
+    handle(move |_| {
         if !quiet {
             tell!("\n{message}");
         }
@@ -89,7 +99,7 @@ pub fn end_at_once(quiet: bool, message: &'static str) -> Result<()> {
 
 /// Sets `stop` at the first signal from now on; the second ends the process at once.
 pub fn stop(stop: Arc<AtomicBool>, quiet: bool) -> Result<()> {
-    handle(move || {
+    handle(move |_| {
         if stop.swap(true, Ordering::Relaxed) {
             std::process::exit(i32::from(INTERRUPTED));
         }

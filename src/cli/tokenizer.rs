@@ -122,10 +122,10 @@ pub fn run(args: TokenizerArgs, globals: Globals) -> Result<()> {
 }
 
 fn train(args: &TrainArgs, quiet: bool) -> Result<Tokenizer> {
-    for input in &args.data {
+    let text = Text::open(&args.data)?;
+    for input in text.files() {
         refuse_overwriting(input, &args.out)?;
     }
-    let text = Text::open(&args.data)?;
     let trainer = Trainer::new(args.vocab_size, args.threads.unwrap_or_else(crate::cores))?;
     let tokenizer = learn(trainer, text.reader(), text.length(), quiet, &AtomicBool::new(false))?;
     let size = tokenizer.view().vocabulary_size();
@@ -183,7 +183,7 @@ fn open(path: &Path) -> Result<Tokenizer> {
     Read::take(&mut file, 64).read_to_end(&mut start).with_context(error)?;
     if start.trim_ascii_start().first() != Some(&b'{') {
         return match open_tokenizer(path) {
-            Err(CheckpointError::Foreign { .. }) => {
+            Err(error) if start.is_empty() || matches!(error, CheckpointError::Foreign { .. }) => {
                 bail!(
                     "{} is neither a tokenizer.json nor a .shoe checkpoint; is it the right file?",
                     path.display()

@@ -3,7 +3,7 @@
 use super::{Globals, open_model, refuse_overwriting, tell};
 use crate::model::Layout;
 use crate::transfer;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,6 +40,14 @@ pub fn export(args: &ExportArgs, globals: Globals) -> Result<ExitCode> {
 }
 
 pub fn import(args: &ImportArgs, globals: Globals) -> Result<ExitCode> {
+    if args.folder.is_file() {
+        let folder = args.folder.display();
+        bail!(
+            "{folder} is a file; name the folder that holds {} and {}",
+            transfer::WEIGHTS,
+            transfer::TOKENIZER
+        );
+    }
     for input in [transfer::WEIGHTS, transfer::TOKENIZER] {
         refuse_overwriting(&args.folder.join(input), &args.output)?;
     }

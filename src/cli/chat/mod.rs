@@ -5,6 +5,7 @@ mod prompt;
 
 use super::arguments::{SamplingArgs, tokens};
 use super::printable::Printer;
+use super::signals::Asked;
 use super::{Globals, INTERRUPTED, counted, describe, is_same_file, open_model, signals, tell};
 use crate::chat::{Conversation, ConversationError};
 use crate::checkpoint::temporary_file;
@@ -82,6 +83,8 @@ struct Chat<'m> {
     conversation: Conversation<'m>,
     /// Ends the reply.
     interrupt: Arc<AtomicBool>,
+    /// Ends the chat, once the reply has ended.
+    end: Arc<AtomicBool>,
     kept: Option<Kept>,
     /// Whether the conversation has changed since it was last written there.
     changed: bool,
@@ -96,13 +99,26 @@ impl<'m> Chat<'m> {
         let dialogue = model.checkpoint().record().dialogue;
         let conversation = Conversation::new(model.session(), Sampler::new(sampling), dialogue, limits);
         let stats = Stats::default();
-        Chat { model, conversation, interrupt, kept: None, changed: false, show_stats: false, stats, globals }
+        let end = Arc::default();
+        Chat {
+            model,
+            conversation,
+            interrupt,
+            end,
+            kept: None,
+            changed: false,
+            show_stats: false,
+            stats,
+            globals,
+        }
     }
 
     /// Goes on with the conversation at `path`, if there is one, and keeps it there from now on.
     fn resume(&mut self, path: &Path) -> Result<(), ConversationError> {
         let mut contents = Vec::new();
-        if path.symlink_metadata().is_ok() {
+        // An empty file, as `mktemp` makes it, has no conversation yet.
+        let is_there = path.metadata().map_or(path.is_symlink(), |there| !there.is_file() || there.len() > 0);
+        if is_there {
             self.conversation.load(path)?;
             contents = self.conversation.session().save();
             self.say(&format!("Going on with {}.", path.display()));
@@ -116,7 +132,8 @@ impl<'m> Chat<'m> {
     fn run(&mut self) -> Result<ExitCode> {
         let talked = self.talk();
         self.keep()?;
-        talked.map(|()| ExitCode::SUCCESS)
+        talked?;
+        Ok(if self.end.load(Ordering::Relaxed) { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
     }
 
     fn talk(&mut self) -> Result<()> {
@@ -124,7 +141,7 @@ impl<'m> Chat<'m> {
         if !prompt.is_interactive() {
             return self.answer_lines(&mut prompt);
         }
-        stop_on_signals(Arc::clone(&self.interrupt))?;
+        stop_on_signals(Arc::clone(&self.interrupt), Arc::clone(&self.end))?;
         if !self.model.checkpoint().record().dialogue {
             self.say(
                 "This model was trained on plain text, not on conversations: it continues what you write.",
@@ -149,6 +166,9 @@ impl<'m> Chat<'m> {
                     Err(error) if error.is::<io::Error>() => return Err(error),
                     Err(error) => tell!("{}", describe(&error)),
                 },
+            }
+            if self.end.load(Ordering::Relaxed) {
+                return Ok(());
             }
             if let Err(error) = self.keep() {
                 tell!("{}", describe(&error));
@@ -190,21 +210,22 @@ impl<'m> Chat<'m> {
                 self.changed = true;
                 self.say(&format!("Took back: {text}"));
             }
+            // What is kept stays until there is something else to keep.
             Command::Reset => {
                 self.conversation.reset();
-                self.changed = true;
                 self.say("A new conversation.");
             }
             Command::Save(path) => {
-                self.conversation.save(&path)?;
-                if let Some(kept) = self.kept.as_mut().filter(|kept| is_same_file(&kept.path, &path)) {
-                    kept.contents = self.conversation.session().save();
+                if let Some(kept) = self.kept.as_ref().filter(|kept| is_same_file(&kept.path, &path)) {
+                    kept.check()?;
                 }
+                self.conversation.save(&path)?;
+                self.settle(&path);
                 self.say(&format!("Saved in {}.", path.display()));
             }
             Command::Load(path) => {
                 self.conversation.load(&path)?;
-                self.changed = true;
+                self.settle(&path);
                 self.say(&format!("Going on with {}.", path.display()));
             }
             Command::Stats(None) => tell!("{}", self.statistics()),
@@ -253,17 +274,20 @@ impl<'m> Chat<'m> {
         if let Some(kept) = &mut self.kept
             && self.changed
         {
-            let path = kept.path.display();
-            if std::fs::read(&kept.path).is_ok_and(|there| there != kept.contents) {
-                bail!(
-                    "another program has changed {path} meanwhile; /save this conversation in another file"
-                );
-            }
+            kept.check()?;
             self.conversation.save(&kept.path)?;
             kept.contents = self.conversation.session().save();
             self.changed = false;
         }
         Ok(())
+    }
+
+    /// Remembers that the file at `path` now holds the conversation as it is, if it is the one where it is kept.
+    fn settle(&mut self, path: &Path) {
+        if let Some(kept) = self.kept.as_mut().filter(|kept| is_same_file(&kept.path, path)) {
+            kept.contents = self.conversation.session().save();
+            self.changed = false;
+        }
     }
 
     fn statistics(&self) -> String {
@@ -298,6 +322,17 @@ struct Kept {
     contents: Vec<u8>,
 }
 
+impl Kept {
+    /// An error if the file is not as it was left: what another program wrote there would be lost.
+    fn check(&self) -> Result<()> {
+        if std::fs::read(&self.path).is_ok_and(|there| there != self.contents) {
+            let path = self.path.display();
+            bail!("another program has changed {path} meanwhile; /save this conversation in another file");
+        }
+        Ok(())
+    }
+}
+
 /// What follows what the user entered.
 enum Next {
     Prompt,
@@ -325,11 +360,14 @@ impl fmt::Display for Speed {
     }
 }
 
-/// A signal stops the reply. While a line is being edited the keyboard sends none: it comes from elsewhere, and ends
-/// the program, as does a second one before the next reply.
-fn stop_on_signals(interrupt: Arc<AtomicBool>) -> Result<()> {
+/// A signal stops the reply, and the chat after it unless it is Ctrl-C. While a line is being edited the keyboard sends
+/// none: it comes from elsewhere, and ends the program, as does a second one before the next reply.
+fn stop_on_signals(interrupt: Arc<AtomicBool>, end: Arc<AtomicBool>) -> Result<()> {
     let mode = Mode::now();
-    signals::handle(move || {
+    signals::handle(move |asked| {
+        if asked == Asked::End {
+            end.store(true, Ordering::Relaxed);
+        }
         if mode.is_editing() || interrupt.swap(true, Ordering::Relaxed) {
             mode.restore();
             std::process::exit(i32::from(INTERRUPTED));
