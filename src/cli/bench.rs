@@ -21,7 +21,7 @@ use std::process::ExitCode;
     shoestring bench --checkpoint model.shoe\n  \
     shoestring bench --json > bench.json\n\ndocs/benchmarks.md explains every line.")]
 pub struct BenchArgs {
-    /// Measure for about 4 seconds instead of 20, and training and decoding with the chosen kernels only
+    /// Measure for about 10 seconds instead of 50, and training and decoding with the chosen kernels only
     #[arg(long)]
     quick: bool,
     /// Decode this model instead of the bundled one, on one thread and on all, and train none
