@@ -417,6 +417,11 @@ fn signals_from_elsewhere_end_it_and_leave_the_terminal_as_it_was() {
         let end = terminal.finish();
         assert!(end.status.code() == Some(130) && end.restored, "{signal}: {end:?}");
     }
+    let arguments = [&["chat", "--checkpoint", "model.shoe"], &FLAGS[..]].concat();
+    let mut dumb = Terminal::start(setup.command(&arguments).env("TERM", "dumb"), 24, 80);
+    dumb.expect("leaves.\r\n> ");
+    kill(Pid::from_raw(dumb.id() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(dumb.finish().status.code(), Some(130));
     // In the middle of a reply they end that first, and it is kept.
     save_endless_model(&setup.workspace.path("endless.shoe"), SMALL);
     let arguments =

@@ -83,6 +83,8 @@ struct Chat<'m> {
     conversation: Conversation<'m>,
     /// Ends the reply.
     interrupt: Arc<AtomicBool>,
+    /// Whether there is a reply to end.
+    replying: Arc<AtomicBool>,
     /// Ends the chat, once the reply has ended.
     end: Arc<AtomicBool>,
     kept: Option<Kept>,
@@ -99,12 +101,12 @@ impl<'m> Chat<'m> {
         let dialogue = model.checkpoint().record().dialogue;
         let conversation = Conversation::new(model.session(), Sampler::new(sampling), dialogue, limits);
         let stats = Stats::default();
-        let end = Arc::default();
         Chat {
             model,
             conversation,
             interrupt,
-            end,
+            replying: Arc::default(),
+            end: Arc::default(),
             kept: None,
             changed: false,
             show_stats: false,
@@ -141,7 +143,7 @@ impl<'m> Chat<'m> {
         if !prompt.is_interactive() {
             return self.answer_lines(&mut prompt);
         }
-        stop_on_signals(Arc::clone(&self.interrupt), Arc::clone(&self.end))?;
+        self.stop_on_signals()?;
         if !self.model.checkpoint().record().dialogue {
             self.say(
                 "This model was trained on plain text, not on conversations: it continues what you write.",
@@ -248,9 +250,11 @@ impl<'m> Chat<'m> {
         reply: impl FnOnce(&mut Conversation<'m>, &mut Write<'_>) -> io::Result<Option<Completion>>,
     ) -> Result<()> {
         self.interrupt.store(false, Ordering::Relaxed);
+        self.replying.store(true, Ordering::Relaxed);
         let mut printer = Printer::new();
         let start = Instant::now();
         let completion = reply(&mut self.conversation, &mut |piece| printer.print(piece));
+        self.replying.store(false, Ordering::Relaxed);
         let seconds = start.elapsed().as_secs_f64();
         if let Ok(None) = completion {
             bail!("there is no reply to replace");
@@ -288,6 +292,23 @@ impl<'m> Chat<'m> {
             kept.contents = self.conversation.session().save();
             self.changed = false;
         }
+    }
+
+    /// A signal stops the reply, and unless it is Ctrl-C ends the chat, after the reply if there is one. While a line is
+    /// being edited the keyboard sends none: it comes from elsewhere, and ends the program, as does a second one before
+    /// the next line.
+    fn stop_on_signals(&self) -> Result<()> {
+        let [interrupt, replying, end] = [&self.interrupt, &self.replying, &self.end].map(Arc::clone);
+        let mode = Mode::now();
+        signals::handle(move |asked| {
+            let ends = asked == Asked::End;
+            end.fetch_or(ends, Ordering::Relaxed);
+            let nothing_to_end = mode.is_editing() || (ends && !replying.load(Ordering::Relaxed));
+            if interrupt.swap(true, Ordering::Relaxed) || nothing_to_end {
+                mode.restore();
+                std::process::exit(i32::from(INTERRUPTED));
+            }
+        })
     }
 
     fn statistics(&self) -> String {
@@ -358,19 +379,4 @@ impl fmt::Display for Speed {
         let rate = self.tokens as f64 / self.seconds.max(1e-9);
         write!(formatter, "{} tokens, {rate:.0} tokens/s", self.tokens)
     }
-}
-
-/// A signal stops the reply, and the chat after it unless it is Ctrl-C. While a line is being edited the keyboard sends
-/// none: it comes from elsewhere, and ends the program, as does a second one before the next reply.
-fn stop_on_signals(interrupt: Arc<AtomicBool>, end: Arc<AtomicBool>) -> Result<()> {
-    let mode = Mode::now();
-    signals::handle(move |asked| {
-        if asked == Asked::End {
-            end.store(true, Ordering::Relaxed);
-        }
-        if mode.is_editing() || interrupt.swap(true, Ordering::Relaxed) {
-            mode.restore();
-            std::process::exit(i32::from(INTERRUPTED));
-        }
-    })
 }
