@@ -36,7 +36,7 @@ pub enum TransferError {
     #[error("cannot write {path}: {source}", path = path.display())]
     Write { path: PathBuf, source: io::Error },
     /// The file is not safetensors.
-    #[error("{path} is not a safetensors file ({source}); export the model again", path = path.display())]
+    #[error("{path} is not a safetensors file; export the model again: {source}", path = path.display())]
     Format { path: PathBuf, source: safetensors::SafeTensorError },
     /// The tokenizer's file is wrong.
     #[error("{path}: {source}", path = path.display())]
