@@ -78,7 +78,7 @@ fn settings_of_sizes_and_recipes_are_shown_as_defaults() {
     let help = train().render_long_help().to_string();
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
     let expected = [
-        "small: 0.005, medium: 0.003",
+        "small: 0.005, medium: 0.0045, large: 0.003",
         "classic: 0.001]",
         "[classic: 5]",
         "[default: 16, classic: 16]",

@@ -1,6 +1,6 @@
 //! Sizes of a model by name, and settings to train each of them: those of `small` were found by measurement, decay and
-//! dropout of `medium` too; the others follow their trend (lower rates, more decay and dropout for wider models) and have
-//! not been measured.
+//! dropout of `medium` and the rates of `medium` and `large` too; the others follow their trend (lower rates, more decay and
+//! dropout for wider models) and have not been measured. `docs/training.md` has the figures.
 
 use crate::checkpoint::{Recipe, RunLength};
 use crate::model::ModelConfig;
@@ -50,11 +50,11 @@ const PRESETS: [Preset; 4] = [
     },
     Preset {
         size: Size::Medium, name: "medium", vocabulary: 1700, embedding: 192, hidden: 192, layers: 2, experts: 6,
-        batch_size: 16, seq_length: 80, lr: 3e-3, sparse_lr: 4e-3, wd: 0.15, dropout: 0.35,
+        batch_size: 16, seq_length: 80, lr: 4.5e-3, sparse_lr: 6e-3, wd: 0.15, dropout: 0.35,
     },
     Preset {
         size: Size::Large, name: "large", vocabulary: 2000, embedding: 320, hidden: 320, layers: 2, experts: 6,
-        batch_size: 16, seq_length: 80, lr: 2e-3, sparse_lr: 2.8e-3, wd: 0.15, dropout: 0.4,
+        batch_size: 16, seq_length: 80, lr: 3e-3, sparse_lr: 4e-3, wd: 0.15, dropout: 0.4,
     },
 ];
 
