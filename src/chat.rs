@@ -7,7 +7,6 @@ use crate::model::{Session, SessionError, Snapshot};
 use crate::sample::{Sampler, Sampling, Stream};
 use crate::tokenizer::{BOT, EOS, USER};
 use std::collections::VecDeque;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -246,11 +245,8 @@ impl<'m> Conversation<'m> {
 
 /// Reads a file that may hold a conversation; a folder, a device or a pipe does not.
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    if fs::metadata(path)?.is_file() {
-        files::read_at_most(path, LONGEST_FILE)
-    } else {
-        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"))
-    }
+    files::require_file(path)?;
+    files::read_at_most(path, LONGEST_FILE)
 }
 
 /// What a file is that is not written over, as it can't be gone on with.

@@ -26,7 +26,19 @@ pub fn all_of(reader: impl Read, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The same as text.
+/// An error unless `path` is a file: a folder can't be read, and a device or a pipe can go on for ever.
+///
+/// # Errors
+/// If it is none, or not there.
+pub fn require_file(path: &Path) -> io::Result<()> {
+    if path.metadata()?.is_file() {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"))
+    }
+}
+
+/// The same as [`read_at_most`] as text.
 ///
 /// # Errors
 /// As [`read_at_most`], and if it is not UTF-8.

@@ -7,7 +7,10 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// When a text ends: by default at [`EOS`], or after 260 tokens.
+/// Tokens of a text at most, where nothing else is said.
+pub const MAX_TOKENS: usize = 260;
+
+/// When a text ends: by default at [`EOS`], or after [`MAX_TOKENS`].
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Tokens to write at most.
@@ -22,7 +25,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { max_tokens: 260, stop_tokens: vec![EOS], stop: Vec::new(), interrupt: Arc::default() }
+        Limits { max_tokens: MAX_TOKENS, stop_tokens: vec![EOS], stop: Vec::new(), interrupt: Arc::default() }
     }
 }
 

@@ -4,7 +4,7 @@
 //! is in the file's metadata, as strings. `docs/export.py` runs such a model in PyTorch.
 
 use crate::checkpoint::{CheckpointError, Contents, Record, Staged, save};
-use crate::files::read_text;
+use crate::files::{read_text, require_file};
 use crate::model::{Kind, Layout, Model, ModelConfig, Tensor};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use half::{bf16, f16};
@@ -90,7 +90,8 @@ fn write_into(model: &Model, folder: &Path) -> Result<(), TransferError> {
 pub fn import(folder: &Path, out: &Path) -> Result<ModelConfig, TransferError> {
     let path = folder.join(WEIGHTS);
     let read_error = |path: &Path, source| TransferError::Read { path: path.to_owned(), source };
-    let bytes = read_weights(&path).map_err(|error| read_error(&path, error))?;
+    let bytes =
+        require_file(&path).and_then(|()| fs::read(&path)).map_err(|error| read_error(&path, error))?;
     let tokenizer_path = folder.join(TOKENIZER);
     let json =
         read_text(&tokenizer_path, LONGEST_TOKENIZER).map_err(|error| read_error(&tokenizer_path, error))?;
@@ -102,15 +103,6 @@ pub fn import(folder: &Path, out: &Path) -> Result<ModelConfig, TransferError> {
     let record = Record { version, dialogue, ..Record::default() };
     save(out, Kind::F32, &Contents { config, tokenizer, weights: &weights, record, training: None })?;
     Ok(config)
-}
-
-/// All of a file; what is none can go on for ever.
-fn read_weights(path: &Path) -> io::Result<Vec<u8>> {
-    if fs::metadata(path)?.is_file() {
-        fs::read(path)
-    } else {
-        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"))
-    }
 }
 
 /// A model read from safetensors.

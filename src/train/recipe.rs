@@ -1,6 +1,6 @@
 //! Sizes of a model by name, and settings to train each of them: those of `small` were found by measurement, decay and
-//! dropout of `medium` and the rates of `medium` and `large` too; the others follow their trend (lower rates, more decay and
-//! dropout for wider models) and have not been measured. `docs/training.md` has the figures.
+//! dropout of `medium` and the rates of `medium` and `large` with all experts too; the others follow their trend (lower rates,
+//! more decay and dropout for wider models) and have not been measured. `docs/training.md` has the figures.
 
 use crate::checkpoint::{Recipe, RunLength};
 use crate::model::ModelConfig;

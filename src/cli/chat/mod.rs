@@ -9,7 +9,7 @@ use super::signals::Asked;
 use super::{Globals, INTERRUPTED, counted, describe, is_same_file, open_model, signals, tell};
 use crate::chat::{Conversation, ConversationError};
 use crate::checkpoint::temporary_file;
-use crate::generate::{Completion, Limits};
+use crate::generate::{Completion, Limits, MAX_TOKENS};
 use crate::model::Model;
 use crate::sample::{Sampler, Sampling};
 use anyhow::{Result, bail};
@@ -24,8 +24,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// Tokens of a reply where no flag says otherwise.
-const MAX_RESPONSE: usize = 260;
 /// Temperature of a conversation where no flag says otherwise: a little safer than free text.
 const CHAT_TEMPERATURE: f32 = 0.5;
 
@@ -43,7 +41,7 @@ pub struct ChatArgs {
     #[arg(long, value_name = "FILE")]
     session: Option<PathBuf>,
     /// Tokens of a reply at most
-    #[arg(long, value_name = "N", default_value_t = MAX_RESPONSE, value_parser = tokens)]
+    #[arg(long, value_name = "N", default_value_t = MAX_TOKENS, value_parser = tokens)]
     max_response: usize,
     /// End a reply where this string comes up; may be given several times
     #[arg(long, value_name = "TEXT")]
@@ -73,8 +71,7 @@ pub fn run(args: &ChatArgs, globals: Globals) -> Result<ExitCode> {
 pub fn with_model(path: &Path, globals: Globals) -> Result<ExitCode> {
     let model = open_model(Some(path), globals)?;
     let sampling = Sampling { temperature: CHAT_TEMPERATURE, seed: rand::random(), ..Sampling::default() };
-    let limits = Limits { max_tokens: MAX_RESPONSE, ..Limits::default() };
-    Chat::new(&model, sampling, limits, globals).run()
+    Chat::new(&model, sampling, Limits::default(), globals).run()
 }
 
 /// A conversation, and what is around it.
