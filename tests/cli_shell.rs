@@ -87,11 +87,17 @@ fn a_mistyped_word_gets_a_suggestion() {
         (&["generate", "--promt", "x"], "'--prompt'"),
         (&["tokenizer", "enocde"], "'encode'"),
         (&["quantize", "a", "b", "--to", "q9"], "q8"),
+        (&["train", "--quiet", "book.txt"], "'--model-data book.txt'"),
+        (&["chat", "my.shoe"], "'--checkpoint my.shoe'"),
+        (&["generate", "Once upon"], "'--prompt TEXT'"),
+        (&["eval", "my.shoe", "book.txt"], "'--data FILE'"),
     ];
     for (arguments, suggestion) in cases {
         let run = workspace.run(arguments).code(2);
         assert!(run.stderr.contains(suggestion), "{arguments:?}: {}", run.stderr);
     }
+    let missing = workspace.run(&["train", "--data", "book.txt"]).code(1);
+    assert!(missing.stderr.contains("cannot read book.txt"), "{}", missing.stderr);
 }
 
 /// What writes much, little, and through every kind of output.

@@ -1,5 +1,7 @@
 //! What a user reads of an error.
 
+use clap::error::{ContextKind, ContextValue};
+use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use thiserror::Error;
 
@@ -27,6 +29,27 @@ pub fn describe(error: &anyhow::Error) -> String {
         Some(advice) if !message.contains("; ") => format!("{message}; {advice}"),
         _ => message,
     }
+}
+
+/// For a word where only flags stand, as in `train book.txt`: the flag that it was meant for, by subcommand.
+pub fn naming_the_flag(mut error: clap::Error, arguments: &[OsString]) -> clap::Error {
+    let word = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(word)) if !word.starts_with('-') => word,
+        _ => return error,
+    };
+    let tip = arguments.iter().find_map(|argument| match argument.to_str()? {
+        "train" => Some(format!("the text to train on goes with a flag: '--model-data {word}'")),
+        "chat" => Some(format!("the model to chat with goes with a flag: '--checkpoint {word}'")),
+        "generate" => {
+            Some("a prompt and a model go with flags: '--prompt TEXT', '--checkpoint FILE'".to_owned())
+        }
+        "eval" => Some("a model and a text go with flags: '--checkpoint FILE', '--data FILE'".to_owned()),
+        _ => None,
+    });
+    if let (clap::error::ErrorKind::UnknownArgument, Some(tip)) = (error.kind(), tip) {
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    }
+    error
 }
 
 /// Whether whoever read the program's output has gone.

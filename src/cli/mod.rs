@@ -30,7 +30,7 @@ use crate::train::{BEST, newest_checkpoint};
 use anyhow::{Context, Result};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
-use error::{UsageError, describe, is_broken_pipe};
+use error::{UsageError, describe, is_broken_pipe, naming_the_flag};
 use shoestring_kernels::Kernels;
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -178,7 +178,8 @@ pub fn main() -> ExitCode {
 /// The command line, and what the file that `train --config` names adds to it.
 fn parse(mut arguments: Vec<OsString>) -> Result<ArgMatches> {
     let mut definition = command();
-    let matches = definition.try_get_matches_from_mut(&arguments)?;
+    let matches =
+        definition.try_get_matches_from_mut(&arguments).map_err(|it| naming_the_flag(it, &arguments))?;
     let Some(("train", given)) = matches.subcommand() else { return Ok(matches) };
     let Some(path) = given.get_one::<PathBuf>("config") else { return Ok(matches) };
     definition.build();

@@ -26,7 +26,8 @@ pub struct TrainArgs {
     pub(super) config: Option<PathBuf>,
 
     /// Text to train on: files, or folders of .txt files; by default the bundled corpus
-    #[arg(long, value_name = "FILE", num_args = 1.., help_heading = "Text")]
+    // As `eval` and `tokenizer train` call it.
+    #[arg(long, alias = "data", value_name = "FILE", num_args = 1.., help_heading = "Text")]
     pub(super) model_data: Vec<PathBuf>,
     /// Text to train the tokenizer on; by default the training text
     #[arg(long, value_name = "FILE", num_args = 1.., help_heading = "Text")]
