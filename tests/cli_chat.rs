@@ -51,6 +51,15 @@ fn commands_work_line_by_line_and_say_nothing_on_stdout() {
 }
 
 #[test]
+fn a_state_that_runs_away_is_told_and_not_kept() {
+    let workspace = workspace();
+    small_model::save_runaway_model(&workspace.path("model.shoe"), SMALL);
+    let run = chat(&workspace, &["--session", "talk"], "Hello\nAgain\n");
+    run.failure(1, &["line 1", "model.shoe", "not finite"]);
+    assert!(!workspace.exists("talk"));
+}
+
+#[test]
 fn a_message_may_begin_with_a_slash() {
     let workspace = workspace();
     let said = |line: &str| chat(&workspace, &[], line).success().stdout;

@@ -188,4 +188,8 @@ fn a_loss_that_is_not_finite_is_a_failure() {
     let quantize = ["quantize", "model.shoe", "small.shoe", "--to", "q8", "--eval-data", "text.txt"];
     workspace.run(&quantize).failure(1, &["model.shoe", "not finite"]);
     assert!(!workspace.exists("small.shoe"));
+    let generate = ["generate", "--checkpoint", "model.shoe", "--prompt", "x"];
+    workspace.run(&generate).failure(1, &["model.shoe", "not finite"]);
+    let json = workspace.run(&[&generate[..], &["--json"]].concat());
+    assert_eq!(json.failure(1, &["model.shoe", "not finite"]).stdout, "");
 }

@@ -1,9 +1,9 @@
 //! `shoestring eval`
 
-use super::{Globals, open_model, thread_pool};
+use super::{Globals, open_model, runs_away, thread_pool};
 use crate::evaluate::{EncodedText, Evaluation, evaluate};
 use crate::text::Text;
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use std::io::{Write, stdout};
@@ -42,13 +42,7 @@ struct Report {
 
 /// An error if a model's loss is not a number.
 pub fn refuse_infinite(evaluation: &Evaluation, model: &Path) -> Result<()> {
-    if evaluation.nats.is_finite() {
-        return Ok(());
-    }
-    bail!(
-        "{}: its loss is not finite, as its state runs away; train it with a smaller --lr",
-        model.display()
-    );
+    if evaluation.nats.is_finite() { Ok(()) } else { Err(runs_away(model)) }
 }
 
 pub fn run(args: &EvalArgs, globals: Globals) -> Result<ExitCode> {

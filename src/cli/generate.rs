@@ -2,7 +2,7 @@
 
 use super::arguments::{SamplingArgs, tokens};
 use super::printable::Printer;
-use super::{Globals, open_model};
+use super::{Globals, open_model, runs_away};
 use crate::files;
 use crate::generate::{FinishReason, Limits, generate};
 use crate::sample::{Sampler, Sampling};
@@ -82,6 +82,10 @@ pub fn run(args: &GenerateArgs, globals: Globals) -> Result<ExitCode> {
         printer.print(piece)
     })?;
     let seconds = start.elapsed().as_secs_f64();
+    if !session.is_finite() {
+        printer.flush()?;
+        return Err(runs_away(model.checkpoint().path()));
+    }
     if args.json {
         let report = Report {
             text: &text,

@@ -27,7 +27,7 @@ use crate::bundled;
 use crate::checkpoint::Checkpoint;
 use crate::model::Model;
 use crate::train::{BEST, newest_checkpoint};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use error::{UsageError, describe, is_broken_pipe, naming_the_flag};
@@ -256,6 +256,14 @@ fn run(matches: &ArgMatches) -> Result<ExitCode> {
         Command::Completions(args) => completions::run(&args, &mut command()),
         Command::Man(args) => man::run(&args, command(), globals),
     }
+}
+
+/// The error of a model whose state did not stay finite.
+fn runs_away(model: &Path) -> anyhow::Error {
+    anyhow!(
+        "{}: its state is not finite any more, but runs away; train it with a smaller --lr",
+        model.display()
+    )
 }
 
 /// An error if writing `output` would replace `input`.

@@ -159,6 +159,11 @@ impl<'m> Session<'m> {
         saved_session::floats(bytes, self.model, self.state.len() + self.output.len()).map(drop)
     }
 
+    /// Whether the state is finite. Where weights have let it run away, what is sampled means nothing.
+    pub fn is_finite(&self) -> bool {
+        self.state.iter().chain(&self.output).all(|element| element.is_finite())
+    }
+
     /// The state of every layer and expert, `[L, E, padded(H)]`.
     pub fn state(&self) -> &[f32] {
         &self.state

@@ -6,7 +6,7 @@ mod prompt;
 use super::arguments::{SamplingArgs, tokens};
 use super::printable::Printer;
 use super::signals::Asked;
-use super::{Globals, INTERRUPTED, counted, describe, is_same_file, open_model, signals, tell};
+use super::{Globals, INTERRUPTED, counted, describe, is_same_file, open_model, runs_away, signals, tell};
 use crate::chat::{Conversation, ConversationError};
 use crate::checkpoint::temporary_file;
 use crate::generate::{Completion, Limits, MAX_TOKENS};
@@ -259,6 +259,12 @@ impl<'m> Chat<'m> {
         self.changed = true;
         let tokens = completion?.map_or(0, |completion| completion.tokens);
         printer.end_line()?;
+        if !self.conversation.session().is_finite() {
+            // Nothing could be said after it, and it is not kept.
+            self.conversation.undo();
+            self.changed = self.conversation.session().is_finite();
+            return Err(runs_away(self.model.checkpoint().path()));
+        }
         self.stats.last = Speed { tokens, seconds };
         self.stats.replies += 1;
         self.stats.total.tokens += tokens;
