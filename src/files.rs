@@ -1,6 +1,6 @@
-//! Reading files that could be anything.
+//! Reading files that could be anything, and making folders.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -45,6 +45,25 @@ pub fn require_file(path: &Path) -> io::Result<()> {
 pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
     String::from_utf8(read_at_most(path, most)?)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))
+}
+
+/// Makes the folder at `path`, if it is not there, and does `work` in it. A folder made for work that failed goes again,
+/// unless there is something in it.
+///
+/// # Errors
+/// The work's, or what `error` makes of the folder's.
+pub fn in_folder<T, E>(
+    path: &Path,
+    error: impl FnOnce(io::Error) -> E,
+    work: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E> {
+    let existed = path.exists();
+    fs::create_dir_all(path).map_err(error)?;
+    work().inspect_err(|_| {
+        if !existed {
+            let _ = fs::remove_dir(path);
+        }
+    })
 }
 
 #[cfg(test)]

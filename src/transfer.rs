@@ -4,7 +4,7 @@
 //! is in the file's metadata, as strings. `docs/export.py` runs such a model in PyTorch.
 
 use crate::checkpoint::{CheckpointError, Contents, Record, Staged, save};
-use crate::files::{read_text, require_file};
+use crate::files::{in_folder, read_text, require_file};
 use crate::model::{Kind, Layout, Model, ModelConfig, Tensor};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use half::{bf16, f16};
@@ -54,14 +54,7 @@ pub enum TransferError {
 /// # Errors
 /// If a file can't be written.
 pub fn export(model: &Model, folder: &Path) -> Result<(), TransferError> {
-    let existed = folder.exists();
-    fs::create_dir_all(folder).map_err(write_error(folder))?;
-    write_into(model, folder).inspect_err(|_| {
-        if !existed {
-            // With something in it, it stays.
-            let _ = fs::remove_dir(folder);
-        }
-    })
+    in_folder(folder, write_error(folder), || write_into(model, folder))
 }
 
 fn write_error(path: &Path) -> impl FnOnce(io::Error) -> TransferError {
@@ -135,6 +128,7 @@ pub fn read_model(bytes: &[u8], tokenizer: &Tokenizer, path: &Path) -> Result<Im
     if tokens != config.vocabulary {
         problems.push(format!("{TOKENIZER} has {tokens} tokens, the model {}", config.vocabulary));
     }
+    let dialogue = read_metadata(&metadata, "dialogue", false, &mut problems);
     let layout = Layout::new(&config);
     let tensors = read_tensors(&file, &layout, &mut problems);
     if !problems.is_empty() {
@@ -145,7 +139,6 @@ pub fn read_model(bytes: &[u8], tokenizer: &Tokenizer, path: &Path) -> Result<Im
     for (tensor, values) in layout.tensors.iter().zip(&tensors) {
         tensor.write(&mut weights, values);
     }
-    let dialogue = metadata.get("dialogue").is_some_and(|value| value == "true");
     Ok(Imported { config, weights, dialogue })
 }
 

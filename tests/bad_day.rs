@@ -245,6 +245,8 @@ fn on_a_full_disk_nothing_half_written_is_left_and_earlier_files_stay() {
     assert!(sizes.iter().any(|size| size / 1024 < between) && sizes.iter().any(|size| size / 1024 > between));
     with_little_disk(&workspace, between, &["export", model, "out"]).failure(1, &["out/", "File too large"]);
     assert!(!workspace.exists("out"));
+    with_little_disk(&workspace, 1, &["man", "out"]).failure(1, &["out/", "File too large"]);
+    assert!(!workspace.exists("out"));
 }
 
 /// Everything that prints a result says so if it can't.
@@ -272,7 +274,10 @@ fn results_that_cannot_be_printed_are_an_error() {
         let input = File::open(workspace.path("input")).unwrap();
         let mut command = workspace.command(&[arguments, &["--quiet"]].concat());
         let output = command.stdin(input).stdout(full).output().unwrap();
-        Finished::from(output).failure(1, &["cannot write to standard output", "No space left on device"]);
+        let told = Finished::from(output)
+            .failure(1, &["cannot write to standard output", "No space left on device"])
+            .stderr;
+        assert_eq!(told.contains("small.shoe is written"), workspace.exists("small.shoe"), "{told}");
     }
 }
 

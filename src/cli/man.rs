@@ -2,10 +2,10 @@
 
 use super::{Globals, tell};
 use crate::checkpoint::atomic_write;
-use anyhow::{Context, Result};
+use crate::files::in_folder;
+use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use clap_mangen::Man;
-use std::fs;
 use std::io::{self, Write, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,13 +32,16 @@ pub fn run(args: &ManArgs, command: clap::Command, globals: Globals) -> Result<E
         out.flush()?;
         return Ok(ExitCode::SUCCESS);
     };
-    fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let mut pages = Vec::new();
     pages_of(command, &mut pages)?;
-    for Page { file, text } in &pages {
-        let path = folder.join(file);
-        atomic_write(&path, &[text]).with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    let no_folder =
+        |error: io::Error| anyhow!(error).context(format!("cannot make the folder {}", folder.display()));
+    in_folder(folder, no_folder, || {
+        pages.iter().try_for_each(|Page { file, text }| {
+            let path = folder.join(file);
+            atomic_write(&path, &[text]).with_context(|| format!("cannot write {}", path.display()))
+        })
+    })?;
     if !globals.quiet {
         tell!("Wrote {} pages to {}.", pages.len(), folder.display());
     }

@@ -9,7 +9,7 @@ use crate::model::{Kind, Model, Weights};
 use crate::quantize::{Requantized, requantize};
 use crate::text::Text;
 use crate::train::Corpus;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::io::{Write, stdout};
@@ -122,7 +122,9 @@ pub fn run(args: &QuantizeArgs, globals: Globals) -> Result<ExitCode> {
             args.output.display()
         );
     }
-    reported?;
+    reported.with_context(|| {
+        format!("{} is written, its table is not: cannot write to standard output", args.output.display())
+    })?;
     if !globals.quiet {
         let bytes = std::fs::metadata(&args.output).map_or(0, |metadata| metadata.len());
         tell!(

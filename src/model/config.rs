@@ -32,7 +32,7 @@ pub enum ConfigError {
     /// A size lies outside what is supported.
     #[error("{name} is {value}; it must lie between {low} and {high}")]
     OutOfRange {
-        /// The size.
+        /// The size, as flags and exported models call it.
         name: &'static str,
         /// What it is.
         value: f64,
@@ -42,7 +42,7 @@ pub enum ConfigError {
         high: f64,
     },
     /// Tying needs D = H.
-    #[error("a tied head needs embedding = hidden, but they are {embedding} and {hidden}")]
+    #[error("a tied head needs embedding-dim = gru-hidden-size, but they are {embedding} and {hidden}")]
     TiedWidths {
         /// D.
         embedding: usize,
@@ -75,10 +75,10 @@ impl ModelConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         let ranges = [
             ("vocabulary", self.vocabulary, 1, 1 << 20),
-            ("embedding", self.embedding, 1, 1 << 14),
-            ("hidden", self.hidden, 1, 1 << 14),
-            ("layers", self.layers, 1, 64),
-            ("experts", self.experts, 1, 256),
+            ("embedding-dim", self.embedding, 1, 1 << 14),
+            ("gru-hidden-size", self.hidden, 1, 1 << 14),
+            ("gru-layers", self.layers, 1, 64),
+            ("num-experts", self.experts, 1, 256),
             ("top-k", self.top_k, 1, self.experts),
         ];
         for (name, value, low, high) in ranges {
