@@ -31,6 +31,8 @@ use std::sync::Arc;
 /// texts it ends at 0.245 nats/char instead of 0.214 (`docs/training.md`).
 const BUNDLED_MINUTES: f64 = 3.0;
 const BUNDLED_DROPOUT: f32 = 0.1;
+/// Tokens of a text, of about 100 KB, of which a model does not learn much (`docs/training.md`, How much).
+const LITTLE_TEXT: usize = 30_000;
 const STOPPED_EARLY: &str = "Stopped before training began: there is nothing to save yet.";
 
 pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
@@ -331,6 +333,11 @@ fn announce(
         "Text: {}: {training} tokens to train on, {validation} to validate, vocabulary {vocabulary}.",
         name_paths(model_data)
     );
+    if training < LITTLE_TEXT {
+        tell!(
+            "So little text is learned by heart, and little besides: some hundred kilobytes make a better model."
+        );
+    }
     tell!(
         "Model: {parameters} parameters: embedding {embedding}, {layers} layers of {experts} experts \
          ({top_k} active) of width {hidden}."

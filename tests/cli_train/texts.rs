@@ -27,6 +27,16 @@ fn several_files_and_folders_are_one_text() {
 }
 
 #[test]
+fn little_text_is_told_to_be_little() {
+    let workspace = Workspace::new();
+    let told = |words: usize| {
+        workspace.write("text.txt", "word ".repeat(words));
+        workspace.train(&["--steps", "1"]).success().stderr.contains("little text")
+    };
+    assert!(told(100) && !told(60_000));
+}
+
+#[test]
 fn separate_validation_text_leaves_all_of_the_text_to_train_on() {
     let workspace = Workspace::new();
     workspace.write("held-out.txt", dialogue(3_000));
