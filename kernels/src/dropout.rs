@@ -19,8 +19,8 @@ impl Mask {
         // 2^32 over the golden ratio: without it an upper half of 0 would be a fixed point.
         let whitening = mix(key as u32 ^ mix(upper ^ 0x9e37_79b9));
         let increment = mix((key >> 32) as u32 ^ whitening);
-        // Exact: keep * 2^32 has at most 24 significant bits, and keep < 1.
-        let threshold = (f64::from(keep) * 4_294_967_296.0) as u32;
+        // The product is exact, and below 2^32 as keep < 1; integers are below it iff they are below its ceiling.
+        let threshold = (f64::from(keep) * 4_294_967_296.0).ceil() as u32;
         Self { whitening, increment, threshold }
     }
 

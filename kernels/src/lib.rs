@@ -11,8 +11,8 @@
 //! innermost]; M counts rows of activations, K inputs, N outputs, and Kp, Np, Hp are padded widths.
 //!
 //! Results do not depend on how work is split between calls, and the instruction sets with a fused
-//! multiply-add (`avx512`, `avx2`, `neon` and their variants) give the same bits: a model trains alike on all of
-//! them; `wide` and `scalar` round differently. The operations that quantized models are run with give the same
+//! multiply-add (`avx512`, `avx2`, `neon` and their variants) give the same bits but in `gemm_bf16`: a model trains alike
+//! on all of them; `wide` and `scalar` round differently. The operations that quantized models are run with give the same
 //! bits everywhere, because they are exact or unfused: `gemm_q8`, `gemm_q4`, `cell_forward_q8`, `gemm_unfused`, `quantize_rows`,
 //! `dequantize_q8`, `dequantize_q4`, `widen_f16`, `softmax`, `cell_step`, `add_scaled_rows` and `rms_norm`.
 //!

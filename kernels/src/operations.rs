@@ -171,7 +171,7 @@ impl Kernels {
         batch: usize,
         hidden: usize,
     ) {
-        check_cell("cell_forward", a.len(), z.len(), h.len(), recurrent, batch, hidden);
+        check_cell("cell_forward", a.len(), z.len(), h.len(), ("recurrent", recurrent), batch, hidden);
         // SAFETY: shapes checked above; `self` exists only where its functions can run.
         unsafe { (self.table.cell_forward)(h, a, z, recurrent, batch, hidden) }
     }
@@ -208,8 +208,8 @@ impl Kernels {
         batch: usize,
         hidden: usize,
     ) {
-        let steps =
-            check_cell("cell_backward", a.len(), z.len(), h.len(), recurrent_transposed, batch, hidden);
+        let recurrent = ("recurrent_transposed", recurrent_transposed);
+        let steps = check_cell("cell_backward", a.len(), z.len(), h.len(), recurrent, batch, hidden);
         check_length("cell_backward", "dh", dh.len(), product(batch, padded(hidden)));
         check_length("cell_backward", "dy", dy.len(), a.len());
         check_length("cell_backward", "gate", gate.len(), product(steps, batch));
@@ -502,7 +502,7 @@ fn check_cell(
     a: usize,
     z: usize,
     h: usize,
-    recurrent: &[Line],
+    (name, recurrent): (&str, &[Line]),
     batch: usize,
     hidden: usize,
 ) -> usize {
@@ -512,7 +512,7 @@ fn check_cell(
     let steps = check_rows(operation, "a", a, slot);
     check_length(operation, "z", z, a);
     check_length(operation, "h", h, product(steps + 1, slot));
-    check_length(operation, "recurrent", recurrent.len(), panel_lines(hidden, hidden));
+    check_length(operation, name, recurrent.len(), panel_lines(hidden, hidden));
     steps
 }
 

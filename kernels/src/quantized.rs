@@ -62,8 +62,9 @@ impl QuantizedRows {
         resize_apart(&mut self.sums, rows * groups(depth));
     }
 
-    /// Codes, scales and sums, to be written.
-    pub(crate) fn parts_mut(&mut self) -> (&mut [i8], &mut [f32], &mut [i32]) {
+    /// Codes, scales and sums, to be written by a [`cell_forward_q8`](crate::Kernels::cell_forward_q8), which leaves nothing
+    /// in them that anyone may rely on.
+    pub fn parts_mut(&mut self) -> (&mut [i8], &mut [f32], &mut [i32]) {
         (&mut self.codes, &mut self.scales, &mut self.sums)
     }
 
@@ -76,12 +77,6 @@ impl QuantizedRows {
         let rows = x.len() / padded(depth).max(1);
         self.resize(rows, depth);
         kernels.quantize_rows(&mut self.codes, &mut self.scales, &mut self.sums, x, depth);
-        self.last()
-    }
-
-    /// The rows last quantized.
-    #[must_use]
-    pub fn last(&self) -> Quantized<'_> {
         Quantized { codes: &self.codes, scales: &self.scales, sums: &self.sums }
     }
 }

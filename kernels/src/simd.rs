@@ -52,9 +52,9 @@ pub(crate) trait Simd: Copy {
     fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     /// c - a · b, rounded once if the instruction set can.
     fn neg_mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
-    /// The smaller; NaN where `b` is.
+    /// The smaller, of two zeros either one; NaN where `b` is.
     fn min(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// The larger; NaN where `b` is.
+    /// The larger, and `b` where neither is, as of two zeros; NaN where `b` is.
     fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `yes` where a < b, else (NaN too) `no`.
     fn select_less(
@@ -148,12 +148,15 @@ pub(crate) trait Integers: Copy {
     /// Adds the products with weights from `load_codes`.
     fn add_products(self, sums: Self::Sums, codes: [Self::Codes; 2], quads: [Self::Quad; 2]) -> Self::Sums;
     /// Adds the products with weights from `load_nibbles`.
+    #[inline(always)]
     fn add_nibble_products(
         self,
         sums: Self::Sums,
         codes: [Self::Codes; 2],
         quads: [Self::Quad; 2],
-    ) -> Self::Sums;
+    ) -> Self::Sums {
+        self.add_products(sums, codes, quads)
+    }
     fn add_sums(self, a: Self::Sums, b: Self::Sums) -> Self::Sums;
     /// The sums, less `excess`, as floats.
     fn finish_sums(self, sums: Self::Sums, excess: i32) -> <Self::Floats as Simd>::Vector;

@@ -10,6 +10,7 @@
 
 use std::any::Any;
 use std::hint::spin_loop;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
 use std::slice;
@@ -206,7 +207,9 @@ impl Board {
 
     fn run(&self, work: Work<'_>, share: usize) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(share))) {
-            *lock(&self.panic) = Some(panic);
+            let mut first = lock(&self.panic);
+            // Dropping a later one could panic in turn, before this share counts as finished.
+            if first.is_some() { mem::forget(panic) } else { *first = Some(panic) }
         }
         self.unfinished.0.fetch_sub(1, Ordering::Release);
     }

@@ -12,6 +12,9 @@ use shoestring_kernels_conformance::buffers::Lines;
 use shoestring_kernels_conformance::compare::assert_same;
 use shoestring_kernels_conformance::random::Random;
 
+/// A hash of [`everything`], so that those of one CPU can be compared with those of another.
+const EVERYTHING: u64 = 15_586_033_750_939_106_982;
+
 #[test]
 fn the_fused_instruction_sets_agree_bit_for_bit() {
     let mut fused = available().iter().filter(|kernels| !["wide", "scalar"].contains(&kernels.name()));
@@ -21,6 +24,11 @@ fn the_fused_instruction_sets_agree_bit_for_bit() {
     for kernels in fused {
         assert_same(&format!("{} as {}", kernels.name(), first.name()), &everything(kernels), &expected);
     }
+    // FNV-1a, over words.
+    let hash = expected.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, value| {
+        (hash ^ u64::from(value.to_bits())).wrapping_mul(0x0100_0000_01b3)
+    });
+    assert_eq!(hash, EVERYTHING, "{} differs from the sets of other CPUs", first.name());
 }
 
 #[test]
@@ -182,7 +190,8 @@ fn everything(kernels: &Kernels) -> Vec<f32> {
     kernels.transpose_panels(&mut transposed, &weights, hidden, hidden);
     all.extend(as_floats(&transposed));
 
-    let x: Vec<f32> = random.floats(1000).iter().map(|x| x * 20.0).collect();
+    let mut x: Vec<f32> = random.floats(1000).iter().map(|x| x * 20.0).collect();
+    x.extend([0.0, -0.0, 1e-40, -1e-40, f32::MIN_POSITIVE, 88.0, -88.0, -103.0, -110.0, 5.5, -5.5, -14.0]);
     let mut y = vec![0.0; x.len()];
     kernels.exp(&mut y, &x);
     all.extend(&y);

@@ -24,6 +24,14 @@ fn the_kernels_of_the_cpu_are_available() {
     {
         assert!(Kernels::select("avx2").is_ok());
         assert_eq!(Kernels::select("avx2-vnni").is_ok(), is_x86_feature_detected!("avxvnni"));
+        let avx512 = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq");
+        let vnni = avx512 && is_x86_feature_detected!("avx512vnni");
+        assert_eq!(Kernels::select("avx512").is_ok(), avx512);
+        assert_eq!(Kernels::select("avx512-vnni").is_ok(), vnni);
+        assert_eq!(Kernels::select("avx512-bf16").is_ok(), vnni && is_x86_feature_detected!("avx512bf16"));
     }
     #[cfg(target_arch = "aarch64")]
     {

@@ -1,7 +1,7 @@
 //! A team runs every item once, whoever comes late, sleeps, panics or wants it at the same time.
 
 use shoestring_kernels::Team;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -75,4 +75,35 @@ fn a_panic_reaches_the_caller_after_all_have_ended_and_the_team_goes_on() {
     let mut items = [1, 2, 3];
     team.for_each(&mut items, |item| *item *= 2);
     assert_eq!(items, [2, 4, 6]);
+}
+
+/// What panics again when it is dropped.
+struct Grudge;
+
+impl Drop for Grudge {
+    fn drop(&mut self) {
+        assert!(thread::panicking(), "dropped");
+    }
+}
+
+#[test]
+fn a_second_panic_can_do_no_harm() {
+    let team = Team::new(|| 3);
+    for _ in 0..50 {
+        let (barrier, ended) = (Barrier::new(3), AtomicUsize::new(0));
+        let run = || {
+            team.for_each(&mut [0, 1, 2], |&mut item| {
+                barrier.wait(); // so that each is on a thread of its own
+                if item < 2 {
+                    panic_any(Grudge);
+                }
+                thread::sleep(Duration::from_millis(1));
+                ended.fetch_add(1, Ordering::Relaxed);
+            });
+        };
+        let panic = catch_unwind(AssertUnwindSafe(run)).unwrap_err();
+        assert!(panic.is::<Grudge>());
+        std::mem::forget(panic);
+        assert_eq!(ended.into_inner(), 1, "it returned before all had ended");
+    }
 }

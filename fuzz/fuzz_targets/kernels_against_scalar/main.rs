@@ -45,6 +45,7 @@ enum Operation {
     Adamw { step: u16 },
     SumOfSquares,
     Dropout { key: u64, first: u64, keep: u16 },
+    GemmBf16(products::Kind),
 }
 
 #[derive(Arbitrary, Debug)]
@@ -94,6 +95,7 @@ fn run(operation: Operation, case: Case) {
     match operation {
         Operation::Gemm(kind) => products::gemm(case, kind),
         Operation::GemmF16(kind) => products::gemm_f16(case, kind),
+        Operation::GemmBf16(kind) => products::gemm_bf16(case, kind),
         Operation::GemmUnfused(kind) => products::gemm_unfused(case, kind),
         Operation::GemmQuantized(format, kind) => quantized::gemm(case, format, kind),
         Operation::QuantizedCells => quantized::cells(case),

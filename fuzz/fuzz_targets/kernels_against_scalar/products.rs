@@ -1,8 +1,9 @@
 //! Matrix products and their gradients.
 
 use crate::{Case, compare_all, compare_exactly, compare_sums, sums};
+use half::bf16;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
-use shoestring_kernels::{Epilogue, Kernels, Line, PANEL_ROWS, padded, panel_lines};
+use shoestring_kernels::{Epilogue, Kernels, Line, PANEL_ROWS, PairLine, pack_bf16, padded, panel_lines};
 use shoestring_kernels_conformance::buffers::{Floats, Lines};
 use shoestring_kernels_conformance::compare::{Expected, reduction_bound};
 
@@ -46,6 +47,18 @@ pub fn gemm_f16(mut case: Case, kind: Kind) {
     let Case { inputs, outputs, .. } = case;
     compare_product(operands(case), ("gemm_f16", kind), |kernels, out, a, weights, epilogue| {
         kernels.gemm_f16(out, a, &Lines::half_panels(weights, outputs, inputs), inputs, epilogue);
+    });
+}
+
+/// Activations are narrowed by the kernels under test, too.
+pub fn gemm_bf16(case: Case, kind: Kind) {
+    let Case { inputs, outputs, .. } = case;
+    compare_product(operands(case), ("gemm_bf16", kind), |kernels, out, a, weights, epilogue| {
+        let mut narrow = vec![bf16::ZERO; a.len()];
+        kernels.narrow_bf16(&mut narrow, a);
+        let mut pairs = vec![PairLine::default(); panel_lines(outputs, inputs.div_ceil(2))];
+        pack_bf16(&mut pairs, weights, outputs, inputs);
+        kernels.gemm_bf16(out, &narrow, &pairs, inputs, epilogue);
     });
 }
 

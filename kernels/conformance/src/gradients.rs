@@ -9,6 +9,7 @@ use shoestring_kernels::{Kernels, Line, PANEL_ROWS, padded, panel_lines};
 
 checks! {
     weight_gradient_of_every_tile: weight_gradient;
+    weight_gradient_of_many_inputs_and_panels: weight_gradient;
     weight_gradient_of_any_shape: weight_gradient;
     bias_gradient_sums_columns: bias_gradient;
     transpose_swaps_rows_and_columns_and_pads_with_zeros: transpose_panels;
@@ -90,6 +91,11 @@ fn weight_gradient_of_every_tile(kernels: &Kernels) {
             }
         }
     }
+}
+
+fn weight_gradient_of_many_inputs_and_panels(kernels: &Kernels) {
+    let case = Case::random(&mut Random(8), 140, 700, (0, 20), 0);
+    assert_close("gradient", &case.gradient(kernels, 0), &case.expected());
 }
 
 fn weight_gradient_of_any_shape(kernels: &Kernels) {

@@ -279,16 +279,21 @@ fn of_the_cell(kernels: &Kernels) {
     refused("cell_forward: `batch` must be at least 1, got 0", || {
         kernels.cell_forward(&mut [], &mut [], &[], &recurrent, 0, 5);
     });
-    let backward = |dh: usize, dy: usize, gate: usize| {
-        move || {
-            let (mut a, mut z) = ([0.0; 64], [0.0; 64]);
-            let (mut dh, dy, gate) = (vec![0.0; dh], vec![0.0; dy], vec![0.0; gate]);
-            kernels.cell_backward(&mut dh, &mut a, &mut z, &[0.0; 96], &dy, &gate, &recurrent, 2, 5);
-        }
+    let backward = |message: &str, lengths: [usize; 6], lines: usize, batch: usize| {
+        let [mut dh, mut a, mut z, h, dy, gate] = lengths.map(|length| vec![0.0; length]);
+        let recurrent = &recurrent[..lines];
+        refused(&format!("cell_backward: {message}"), move || {
+            kernels.cell_backward(&mut dh, &mut a, &mut z, &h, &dy, &gate, recurrent, batch, 5);
+        });
     };
-    refused("cell_backward: `dh` must have length 32, got 31", backward(31, 64, 4));
-    refused("cell_backward: `dy` must have length 64, got 63", backward(32, 63, 4));
-    refused("cell_backward: `gate` must have length 4, got 5", backward(32, 64, 5));
+    backward("`dh` must have length 32, got 31", [31, 64, 64, 96, 64, 4], 5, 2);
+    backward("`a` must be a whole number of rows of 32, got 63", [32, 63, 64, 96, 64, 4], 5, 2);
+    backward("`z` must have length 64, got 65", [32, 64, 65, 96, 64, 4], 5, 2);
+    backward("`h` must have length 96, got 64", [32, 64, 64, 64, 64, 4], 5, 2);
+    backward("`dy` must have length 64, got 63", [32, 64, 64, 96, 63, 4], 5, 2);
+    backward("`gate` must have length 4, got 5", [32, 64, 64, 96, 64, 5], 5, 2);
+    backward("`recurrent_transposed` must have length 5, got 4", [32, 64, 64, 96, 64, 4], 4, 2);
+    backward("`batch` must be at least 1, got 0", [32, 64, 64, 96, 64, 4], 5, 0);
     refused("cell_step: `z` must have length 3, got 2", || {
         kernels.cell_step(&mut [0.0; 3], &[0.0; 2], &[0.0; 3])
     });
@@ -322,12 +327,25 @@ fn of_rows(kernels: &Kernels) {
     refused("rms_norm: `gain` must have length 2, got 3", || {
         kernels.rms_norm(&mut [0.0; 64], &mut [0.0; 2], &[0.0; 64], &[LINE; 3], 20, 0.0);
     });
-    refused("rms_norm_backward: `dgain` must have length 2, got 1", || {
-        kernels.rms_norm_backward(&mut [0.0; 64], &mut [LINE; 1], &[0.0; 64], &[0.0; 2], &[LINE; 2], 20);
+    refused("rms_norm: `y` must be a whole number of rows of 32, got 65", || {
+        kernels.rms_norm(&mut [0.0; 64], &mut [0.0; 2], &[0.0; 65], &[LINE; 2], 20, 0.0);
     });
-    refused("rms_norm_backward: `dout` must have length 64, got 63", || {
-        kernels.rms_norm_backward(&mut [0.0; 63], &mut [LINE; 2], &[0.0; 64], &[0.0; 2], &[LINE; 2], 20);
+    refused("rms_norm: `width` must be at least 1, got 0", || {
+        kernels.rms_norm(&mut [0.0; 64], &mut [0.0; 2], &[0.0; 64], &[LINE; 2], 0, 0.0);
     });
+    let backward = |message: &str, lengths: [usize; 3], dgain: usize, gain: usize, width: usize| {
+        let [mut dout, y, inverse_rms] = lengths.map(|length| vec![0.0; length]);
+        let (mut dgain, gain) = (vec![LINE; dgain], vec![LINE; gain]);
+        refused(&format!("rms_norm_backward: {message}"), move || {
+            kernels.rms_norm_backward(&mut dout, &mut dgain, &y, &inverse_rms, &gain, width);
+        });
+    };
+    backward("`dout` must have length 64, got 63", [63, 64, 2], 2, 2, 20);
+    backward("`y` must be a whole number of rows of 32, got 63", [64, 63, 2], 2, 2, 20);
+    backward("`inverse_rms` must have length 2, got 3", [64, 64, 3], 2, 2, 20);
+    backward("`dgain` must have length 2, got 1", [64, 64, 2], 1, 2, 20);
+    backward("`gain` must have length 2, got 3", [64, 64, 2], 2, 3, 20);
+    backward("`width` must be at least 1, got 0", [64, 64, 2], 2, 2, 0);
 }
 
 fn of_functions_loss_and_optimizer(kernels: &Kernels) {
@@ -354,11 +372,17 @@ fn of_functions_loss_and_optimizer(kernels: &Kernels) {
         correction1: 1.0,
         correction2: 1.0,
     };
+    refused("adamw: `first_moment` must have length 2, got 3", move || {
+        kernels.adamw(&mut [LINE; 2], &mut [LINE; 3], &mut [LINE; 2], &[LINE; 2], &step);
+    });
     refused("adamw: `second_moment` must have length 2, got 1", move || {
         kernels.adamw(&mut [LINE; 2], &mut [LINE; 2], &mut [LINE; 1], &[LINE; 2], &step);
     });
     refused("adamw: `gradient` must have length 2, got 3", move || {
         kernels.adamw(&mut [LINE; 2], &mut [LINE; 2], &mut [LINE; 2], &[LINE; 3], &step);
+    });
+    refused("probe_multiply_adds: `steps` must be at most 524288, got 524289", || {
+        let _ = kernels.probe_multiply_adds((1 << 19) + 1);
     });
     for keep in [0.0, -0.5, 1.5, f32::NAN] {
         refused(&format!("dropout: `keep` must be above 0 and at most 1, got {keep}"), || {

@@ -86,16 +86,6 @@ impl Integers for Avx2Vnni {
     }
 
     #[inline(always)]
-    fn add_nibble_products(
-        self,
-        sums: [__m256i; 2],
-        codes: [[__m256i; 2]; 2],
-        quads: [__m256i; 2],
-    ) -> [__m256i; 2] {
-        self.add_products(sums, codes, quads)
-    }
-
-    #[inline(always)]
     fn add_sums(self, a: [__m256i; 2], b: [__m256i; 2]) -> [__m256i; 2] {
         self.0.add_sums(a, b)
     }

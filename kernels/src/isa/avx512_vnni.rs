@@ -79,11 +79,6 @@ impl Integers for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn add_nibble_products(self, sums: __m512i, codes: [__m512i; 2], quads: [__m512i; 2]) -> __m512i {
-        self.add_products(sums, codes, quads)
-    }
-
-    #[inline(always)]
     fn add_sums(self, a: __m512i, b: __m512i) -> __m512i {
         self.0.add_sums(a, b)
     }

@@ -29,7 +29,7 @@ pub(crate) struct Variant {
 }
 
 impl Table {
-    /// The portable reference: safe functions that run on every CPU.
+    /// The portable reference, which runs on every CPU.
     pub const SCALAR: Self = scalar::TABLE;
 }
 

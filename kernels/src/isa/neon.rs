@@ -107,7 +107,7 @@ impl Simd for Neon {
         mul_add(a, b, c) = mul_add;
         neg_mul_add(a, b, c) = neg_mul_add;
         min(a, b) = vminq_f32;
-        max(a, b) = vmaxq_f32;
+        max(a, b) = max;
         select_less(a, b, yes, no) = select_less;
         shift_into_exponent(a) = shift_into_exponent;
     }
@@ -191,16 +191,6 @@ impl Integers for Neon {
         // SAFETY: `self` proves NEON.
         unsafe { add_products(&mut sums, codes, quads) };
         sums
-    }
-
-    #[inline(always)]
-    fn add_nibble_products(
-        self,
-        sums: [int32x4_t; 8],
-        codes: [[int8x16_t; 4]; 2],
-        quads: [int8x16_t; 2],
-    ) -> [int32x4_t; 8] {
-        self.add_products(sums, codes, quads)
     }
 
     #[inline(always)]
@@ -309,6 +299,13 @@ fn high_nibbles(codes: int8x16_t) -> int8x16_t {
 #[target_feature(enable = "neon")]
 fn neg_mul_add(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
     vfmsq_f32(c, a, b)
+}
+
+/// The instruction of this name makes +0 of two zeros.
+#[inline]
+#[target_feature(enable = "neon")]
+fn max(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+    vbslq_f32(vcgtq_f32(a, b), a, b)
 }
 
 #[inline]

@@ -91,16 +91,6 @@ impl Integers for NeonDotprod {
     }
 
     #[inline(always)]
-    fn add_nibble_products(
-        self,
-        sums: [int32x4_t; 4],
-        codes: [[int8x16_t; 4]; 2],
-        quads: [int8x16_t; 2],
-    ) -> [int32x4_t; 4] {
-        self.add_products(sums, codes, quads)
-    }
-
-    #[inline(always)]
     fn add_sums(self, a: [int32x4_t; 4], b: [int32x4_t; 4]) -> [int32x4_t; 4] {
         let mut sums = a;
         for (sum, b) in sums.iter_mut().zip(b) {

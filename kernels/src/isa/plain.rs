@@ -133,16 +133,6 @@ impl Integers for Plain {
     }
 
     #[inline(always)]
-    fn add_nibble_products(
-        self,
-        sums: [i32; PANEL_ROWS],
-        codes: [[i8; 64]; 2],
-        quads: [[i8; 4]; 2],
-    ) -> [i32; PANEL_ROWS] {
-        self.add_products(sums, codes, quads)
-    }
-
-    #[inline(always)]
     fn add_sums(self, a: [i32; PANEL_ROWS], b: [i32; PANEL_ROWS]) -> [i32; PANEL_ROWS] {
         from_fn(|row| a[row] + b[row])
     }

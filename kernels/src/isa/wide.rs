@@ -113,7 +113,8 @@ impl Simd for Wide {
 
     #[inline(always)]
     fn max(self, a: f32x16, b: f32x16) -> f32x16 {
-        a.fast_max(b)
+        // Elsewhere it makes +0 of two zeros.
+        if cfg!(target_arch = "x86_64") { a.fast_max(b) } else { b.simd_lt(a).select(a, b) }
     }
 
     #[inline(always)]

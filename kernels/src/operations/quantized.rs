@@ -16,7 +16,8 @@ impl Kernels {
     /// With n the row of a weight and i that of an activation: `sum · scales[n] · a.scales[i]`, rounded after each
     /// product, then added to the epilogue's bias or old value. `weights`:
     /// [`code_lines(depth)`](crate::quantized::code_lines) for each panel; `scales`: a line for each; `depth`: K,
-    /// from 1 to 65536, so that no sum overflows.
+    /// from 1 to 65536, so that no sum overflows. Codes are -127 to 127: the product of a -128, which no quantization makes,
+    /// depends on the kernel.
     ///
     /// # Panics
     ///
