@@ -62,8 +62,7 @@ impl QuantizedRows {
         resize_apart(&mut self.sums, rows * groups(depth));
     }
 
-    /// Codes, scales and sums, to be written by a [`cell_forward_q8`](crate::Kernels::cell_forward_q8), which leaves nothing
-    /// in them that anyone may rely on.
+    /// Codes, scales and sums, for a [`cell_forward_q8`](crate::Kernels::cell_forward_q8) to write.
     pub fn parts_mut(&mut self) -> (&mut [i8], &mut [f32], &mut [i32]) {
         (&mut self.codes, &mut self.scales, &mut self.sums)
     }
@@ -77,6 +76,12 @@ impl QuantizedRows {
         let rows = x.len() / padded(depth).max(1);
         self.resize(rows, depth);
         kernels.quantize_rows(&mut self.codes, &mut self.scales, &mut self.sums, x, depth);
+        self.last()
+    }
+
+    /// The rows last [quantized](Self::quantize), if no cell has used the room since: that leaves nothing to rely on.
+    #[must_use]
+    pub fn last(&self) -> Quantized<'_> {
         Quantized { codes: &self.codes, scales: &self.scales, sums: &self.sums }
     }
 }
