@@ -1,6 +1,6 @@
 //! Products of quantized weights, and the conversions to and from what they are made of.
 
-use super::{check_at_least, check_epilogue, check_length, check_rows, product};
+use super::checks::{check_at_least, check_epilogue, check_length, check_rows, product};
 use crate::kernels::Kernels;
 use crate::line::{CodeLine, HalfLine, Line, PANEL_ROWS, padded};
 use crate::quantized::{GROUP, Quantized, QuantizedCell, code_lines, groups, units};
