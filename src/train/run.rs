@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use thiserror::Error;
+use upkeep::UnsavedBest;
 
 /// How often a run that diverges is rolled back before it is given up.
 const MOST_DIVERGENCES: u32 = 3;
@@ -155,6 +156,8 @@ pub struct Run {
     log_failed: bool,
     /// The step of the last validation, whatever came of it.
     validated_at: Option<u64>,
+    /// The best model, while it can't be saved.
+    unsaved_best: Option<UnsavedBest>,
 }
 
 /// When things last happened, by the run's clock.
@@ -311,6 +314,7 @@ impl Run {
             times,
             log_failed: false,
             validated_at,
+            unsaved_best: None,
         })
     }
 
@@ -369,6 +373,7 @@ impl Run {
             }
             if self.is_interrupted() {
                 self.save(observe)?;
+                self.save_unsaved_best()?;
                 return Ok(Outcome::Interrupted);
             }
             let steps =
@@ -396,10 +401,11 @@ impl Run {
             self.validate(observe)?;
         }
         self.save(observe)?;
-        // It may have failed when it was validated.
+        // It may have failed when it was validated, in this session or the one before.
         if self.is_best() {
             self.save_best()?;
         }
+        self.save_unsaved_best()?;
         // The validation that a stop cut short is made when the run is resumed.
         let is_stopped = self.is_interrupted() && !self.is_validated();
         Ok(if is_stopped { Outcome::Interrupted } else { Outcome::Finished })

@@ -2,11 +2,14 @@
 
 use super::{Event, MOST_DIVERGENCES, Run, StepReport, TokensError, TrainError, made_now};
 use crate::chat::Conversation;
-use crate::checkpoint::{Checkpoint, CheckpointError, Contents, Position, TrainingState};
+use crate::checkpoint::{Checkpoint, CheckpointError, Contents, Position, Record, TrainingState};
 use crate::evaluate::evaluate_unless;
 use crate::generate::{Limits, generate};
-use crate::model::Session;
+use crate::model::{ModelConfig, Session};
 use crate::sample::{Sampler, Sampling};
+use crate::tokenizer::Tokenizer;
+use crate::train::RunFolder;
+use shoestring_kernels::Line;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -116,27 +119,35 @@ impl Run {
         }
     }
 
-    /// Saves the model that was just validated as the best.
+    /// Saves the model that was just validated as the best; where that fails it is held until it can be saved.
     pub(super) fn save_best(&mut self) -> Result<(), CheckpointError> {
-        let contents = Contents {
-            config: self.config,
-            tokenizer: self.tokenizer.clone(),
-            weights: self.trainer.average().lines,
-            record: self.record.clone(),
-            training: None,
-        };
-        self.folder.save_best(&contents).map(drop)
+        let (weights, record) = (self.trainer.average().lines, self.record.clone());
+        let saved = write_best(&mut self.folder, self.config, &self.tokenizer, weights, &record);
+        self.unsaved_best = saved.is_err().then(|| UnsavedBest { weights: weights.to_vec(), record });
+        saved
     }
 
-    /// Whether the model was just validated, and is better than the one that is saved as the best.
+    /// Saves the best model if that has failed so far.
+    pub(super) fn save_unsaved_best(&mut self) -> Result<(), CheckpointError> {
+        if let Some(UnsavedBest { weights, record }) = &self.unsaved_best {
+            write_best(&mut self.folder, self.config, &self.tokenizer, weights, record)?;
+            self.unsaved_best = None;
+        }
+        Ok(())
+    }
+
+    /// Whether the model was just validated, and is better than the best so far.
     pub(super) fn is_best(&self) -> bool {
         let last = self.record.validations.last().filter(|last| last.step == self.record.step);
-        let best = self.folder.best_validation();
+        let unsaved = self.unsaved_best.as_ref().and_then(|best| best.record.validations.last().copied());
+        let best = unsaved.or_else(|| self.folder.best_validation());
         last.is_some_and(|last| best.is_none_or(|best| best.nats_per_token > last.nats_per_token))
     }
 
     /// Saves a checkpoint within a run, where a failure is told and tried again later.
     fn try_save(&mut self, observe: &mut dyn FnMut(Event<'_>)) {
+        // With the disk still full it is the checkpoint's failure that is told.
+        let _ = self.save_unsaved_best();
         if let Err(TrainError::Checkpoint(error)) = self.save(observe) {
             observe(Event::SaveFailed { error: &error });
             self.times.saved = self.clock.now();
@@ -202,14 +213,30 @@ impl Run {
     }
 }
 
+/// The best model, where it could not be saved yet.
+pub(super) struct UnsavedBest {
+    weights: Vec<Line>, // [lines]
+    record: Record,
+}
+
+fn write_best(
+    folder: &mut RunFolder,
+    config: ModelConfig,
+    tokenizer: &Tokenizer,
+    weights: &[Line],
+    record: &Record,
+) -> Result<(), CheckpointError> {
+    let (tokenizer, record) = (tokenizer.clone(), record.clone());
+    folder.save_best(&Contents { config, tokenizer, weights, record, training: None }).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::checkpoint::{Recipe, RunLength};
-    use crate::model::ModelConfig;
     use crate::text::Text;
-    use crate::tokenizer::{MINIMUM_VOCABULARY, Tokenizer};
-    use crate::train::{Corpus, Options, RunFolder, default_recipe};
+    use crate::tokenizer::MINIMUM_VOCABULARY;
+    use crate::train::{BEST, Corpus, Options, default_recipe};
     use shoestring_kernels::Kernels;
     use std::sync::Arc;
 
@@ -248,5 +275,28 @@ mod tests {
         assert!(run.record.validations.last().unwrap().nats_per_token > best.nats_per_token);
         assert_eq!(run.best(), Some(best));
         assert_eq!(run.folder.best_validation(), Some(best));
+    }
+
+    #[test]
+    fn a_best_model_that_could_not_be_saved_is_saved_later_and_not_a_worse_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut run = run(folder.path());
+        std::fs::create_dir(folder.path().join(BEST)).unwrap();
+        let mut failures = 0;
+        let failed =
+            run.train(&mut |event| failures += usize::from(matches!(event, Event::SaveFailed { .. })));
+        assert!(failed.is_err() && failures > 0);
+        let best = run.record.validations.last().copied();
+        std::fs::remove_dir(folder.path().join(BEST)).unwrap();
+
+        let lines = run.trainer.weights().lines.len();
+        let (nothing, moments) = (vec![Line::default(); lines], vec![Line::default(); 2 * lines]);
+        let carried = run.trainer.network().carried_state().to_vec();
+        run.trainer.restore(&nothing, &nothing, &moments, &carried);
+        run.record.step += 1;
+        run.validate(&mut |_| ()).unwrap();
+        assert!(!run.is_best());
+        run.try_save(&mut |_| ());
+        assert_eq!(run.best(), best);
     }
 }
