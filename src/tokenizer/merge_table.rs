@@ -72,17 +72,37 @@ fn first_slot(left: u32, right: u32, shift: u32) -> usize {
 }
 
 /// The slots of the table of `merges` (left, right, merged), whose ranks are their places. Of a pair that is there twice
-/// the first is found.
+/// the first is in it.
 pub(super) fn build(merges: &[[u32; 3]]) -> Vec<u32> {
     let count = (merges.len() + merges.len() / 2).max(2).next_power_of_two();
     let mut slots = vec![EMPTY; count];
     let shift = 64 - count.trailing_zeros();
     for (rank, &[left, right, _]) in (0..).zip(merges) {
         let mut place = first_slot(left, right, shift);
-        while slots[place] != EMPTY {
+        // A pair's copies would fill one place after the other, each found more slowly: a file could make this last hours.
+        let is_copy = |slot: u32| merges[slot as usize][..2] == [left, right];
+        while slots[place] != EMPTY && !is_copy(slots[place]) {
             place = (place + 1) & (count - 1);
         }
-        slots[place] = rank;
+        if slots[place] == EMPTY {
+            slots[place] = rank;
+        }
     }
     slots
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_of_a_pair_take_no_place() {
+        let mut merges = vec![[300, 301, 302]; 200_000];
+        merges.push([7, 8, 9]);
+        let slots = build(&merges);
+        let table = MergeTable::new(&slots, &merges).unwrap();
+        assert_eq!(table.used(), 2);
+        assert_eq!(table.get(300, 301), Some(Merge { rank: 0, id: 302 }));
+        assert_eq!(table.get(7, 8), Some(Merge { rank: 200_000, id: 9 }));
+    }
 }

@@ -7,7 +7,8 @@
 //! pre-tokenizer (no prefix space, GPT-2's pattern) and its `BpeTrainer` (these special tokens, the full
 //! byte alphabet, no minimum frequency), each text given as *one* sequence. As one sequence, because words
 //! are then a property of the text and not of how it was read: the same library fed line by line cuts runs
-//! of newlines, which span lines, into other words than it finds when it later encodes that text.
+//! of newlines, which span lines, into other words than it finds when it later encodes that text. (Merges differ where a text
+//! has more than half a million distinct words, as [`Trainer`] then forgets rare ones.)
 
 mod alphabet;
 mod encoder;
