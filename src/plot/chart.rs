@@ -7,7 +7,7 @@ use plotters::coord::Shift;
 use plotters::coord::cartesian::Cartesian2d;
 use plotters::coord::types::RangedCoordf64;
 use plotters::drawing::{DrawingArea, DrawingAreaErrorKind, IntoDrawingArea};
-use plotters::element::{Circle, EmptyElement, PathElement};
+use plotters::element::{Circle, Cross, EmptyElement, PathElement};
 use plotters::style::{
     Color, FontStyle, IntoFont, Palette, Palette99, RGBColor, ShapeStyle, TRANSPARENT, WHITE, register_font,
 };
@@ -192,8 +192,8 @@ fn panel<DB: DrawingBackend>(
         .axis_desc_style(font(16))
         .x_desc(x_name)
         .y_desc(unit.name)
-        .x_label_formatter(&|x| number(x / x_unit))
-        .y_label_formatter(&|y| number(*y))
+        .x_label_formatter(&|at| number(at / x_unit, (x.end - x.start) / x_unit))
+        .y_label_formatter(&|at| number(*at, y.end - y.start))
         .y_label_offset(LABEL_OFFSET * scale as i32)
         .draw()
         .map_err(error)?;
@@ -204,7 +204,7 @@ fn panel<DB: DrawingBackend>(
             .label_style(font(14))
             .axis_desc_style(font(16))
             .y_desc(second.name)
-            .y_label_formatter(&|y| number(*y))
+            .y_label_formatter(&|at| number(*at, (y.end - y.start) * ratio))
             .y_label_offset(LABEL_OFFSET * scale as i32)
             .draw()
             .map_err(error)?;
@@ -236,8 +236,11 @@ fn draw_curve<'a, DB: DrawingBackend + 'a>(
     let points = |piece: &[Loss]| piece.iter().map(|loss| (loss.x, (unit.of)(loss))).collect::<Vec<_>>();
     let (thin, thick) = (color.mix(0.5).stroke_width(scale), color.stroke_width(2 * scale));
     for piece in &curve.training {
-        let lines = clipped(&points(piece), top).into_iter();
-        chart.draw_series(lines.map(|line| PathElement::new(line, thin)))?;
+        let lines = clipped(&points(piece), top);
+        // A line of one point would not be seen.
+        let alone = lines.iter().filter_map(|line| if let [point] = line[..] { Some(point) } else { None });
+        chart.draw_series(alone.map(|at| Cross::new(at, 2 * scale, thin)))?;
+        chart.draw_series(lines.into_iter().map(|line| PathElement::new(line, thin)))?;
     }
     for piece in &curve.validation {
         let points = points(piece);
@@ -280,7 +283,7 @@ fn y_range(curves: &[Curve], unit: Unit) -> Range<f64> {
     };
     let highest = curves.iter().map(later).fold(f64::NEG_INFINITY, f64::max);
     let room = (0.06 * (highest - lowest)).max(0.02 * highest).max(LEAST_ROOM);
-    lowest - room..highest + room
+    (lowest - room).max(0.0)..highest + room
 }
 
 /// The parts of a line at most `top` high. Where it crosses that height it is cut.
@@ -321,9 +324,11 @@ fn x_axis(axis: Axis, end: f64) -> (String, f64) {
     }
 }
 
-/// A number without zeros at its end.
-fn number(value: f64) -> String {
-    let rounded = format!("{value:.3}");
+/// A number at an axis that covers `span`, with as many decimals as it takes to tell it from its neighbours, but without
+/// zeros at its end.
+fn number(value: f64, span: f64) -> String {
+    let decimals = (20.0 / span).log10().ceil().clamp(1.0, 9.0) as usize;
+    let rounded = format!("{value:.decimals$}");
     rounded.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
@@ -408,6 +413,40 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        assert_eq!([0.0, 1.5, 20.0, 1.4697].map(number), ["0", "1.5", "20", "1.47"]);
+        let at = |span: f64| [0.0, 1.5, 20.0, 1.4697, 0.0005].map(|value| number(value, span));
+        assert_eq!(at(30.0), ["0", "1.5", "20", "1.5", "0"]);
+        assert_eq!(at(1.0), ["0", "1.5", "20", "1.47", "0"]);
+        assert_eq!(at(0.005), ["0", "1.5", "20", "1.4697", "0.0005"]);
+    }
+
+    #[test]
+    fn small_losses_have_numbers_of_their_own_and_none_below_zero() {
+        let loss = |x: f64, nats: f64| Loss { x, nats_per_char: nats, bits_per_byte: 0.02 * nats };
+        for size in [1e-4, 0.01, 0.3] {
+            let training = vec![vec![loss(0.0, size), loss(9.0, 0.5 * size)]];
+            let curve = Curve { name: "run".to_owned(), training, validation: Vec::new() };
+            let svg = String::from_utf8(draw(&[curve], Axis::Steps, Format::Svg).unwrap()).unwrap();
+            let texts = svg.split("<text").skip(1).filter_map(|text| text.split('\n').nth(1));
+            let numbers: Vec<f64> = texts.filter_map(|text| text.parse().ok()).collect();
+            let (x, y): (Vec<f64>, Vec<f64>) = numbers.iter().partition(|&&number| number >= 1.0);
+            assert!(
+                x.len() > 2 && y.len() > 5 && y.iter().all(|&number| number >= 0.0),
+                "{size}: {numbers:?}"
+            );
+            let repeated = |pair: &[f64]| pair[0] == pair[1] && pair[0] > 0.0;
+            assert!(!y.windows(2).any(repeated), "{size}: {y:?}");
+        }
+    }
+
+    #[test]
+    fn a_single_training_loss_is_seen() {
+        let loss = Loss { x: 1.0, nats_per_char: 2.0, bits_per_byte: 3.0 };
+        let drawn = |training: Vec<Vec<Loss>>| {
+            let curve = Curve { name: "run".to_owned(), training, validation: Vec::new() };
+            String::from_utf8(draw(&[curve], Axis::Steps, Format::Svg).unwrap()).unwrap()
+        };
+        let strokes = |svg: &str| svg.matches("<line").count() + svg.matches("<polyline").count();
+        let two = drawn(vec![vec![Loss { x: 0.5, ..loss }, loss]]);
+        assert_eq!(strokes(&drawn(vec![vec![loss]])), strokes(&two) + 2);
     }
 }
