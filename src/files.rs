@@ -47,8 +47,8 @@ pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))
 }
 
-/// Makes the folder at `path`, if it is not there, and does `work` in it. A folder made for work that failed goes again,
-/// unless there is something in it.
+/// Makes the folder at `path`, if it is not there, and does `work` in it. Folders made for work that failed go again, unless
+/// there is something in them.
 ///
 /// # Errors
 /// The work's, or what `error` makes of the folder's.
@@ -57,18 +57,31 @@ pub fn in_folder<T, E>(
     error: impl FnOnce(io::Error) -> E,
     work: impl FnOnce() -> Result<T, E>,
 ) -> Result<T, E> {
-    let existed = path.exists();
+    let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+    let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
     fs::create_dir_all(path).map_err(error)?;
     work().inspect_err(|_| {
-        if !existed {
-            let _ = fs::remove_dir(path);
-        }
+        let _ = missing.iter().try_for_each(fs::remove_dir);
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_made_for_work_that_failed_go_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b/c");
+        let work = |result: Result<u8, String>| in_folder(&path, |error| error.to_string(), || result);
+        assert_eq!(work(Err("failed".to_owned())), Err("failed".to_owned()));
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+        fs::create_dir(folder.path().join("a")).unwrap();
+        assert!(work(Err(String::new())).is_err());
+        assert_eq!(folder.path().join("a").read_dir().unwrap().count(), 0);
+        assert_eq!(work(Ok(5)), Ok(5));
+        assert!(path.is_dir());
+    }
 
     #[test]
     fn more_than_most_is_refused() {

@@ -65,6 +65,7 @@ fn a_message_may_begin_with_a_slash() {
     let said = |line: &str| chat(&workspace, &[], line).success().stdout;
     assert_eq!(said("//stats\n"), said("  //stats  \r\n"));
     assert_ne!(said("//stats\n"), said("stats\n"));
+    assert_eq!(said("\u{feff}stats\n"), said("stats\n"));
 }
 
 #[test]

@@ -219,6 +219,7 @@ fn no_command_replaces_what_it_reads() {
         ("texts/a.txt", &["tokenizer", "train", "--data", "texts", "--out"]),
         ("exported/model.safetensors", &["import", "exported", "-o"]),
         ("exported/tokenizer.json", &["import", "exported", "-o"]),
+        ("exported/tokenizer.json", &["tokenizer", "import", "exported/tokenizer.json", "--out"]),
         ("checkpoints/best.shoe", &["quantize", "checkpoints/best.shoe", "--to", "q8"]),
     ] {
         let before = workspace.read(input);

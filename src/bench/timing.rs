@@ -10,12 +10,12 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// About twenty seconds for so many sets of kernels.
+    /// About fifty seconds for so many sets of kernels.
     pub fn full(sets: usize) -> Self {
         Self { each: Duration::from_millis(680) / sets.max(1) as u32 }
     }
 
-    /// About four seconds, if only one set trains and decodes.
+    /// About ten seconds, if only one set trains and decodes.
     pub fn quick(sets: usize) -> Self {
         Self { each: Duration::from_millis(160) / sets.max(1) as u32 }
     }

@@ -113,11 +113,10 @@ pub fn run(args: TokenizerArgs, globals: Globals) -> Result<()> {
         Command::Decode(args) => {
             decode(open(&args.tokenizer)?.view(), io::stdin().lock(), io::stdout().lock())
         }
-        Command::Export(args) => {
+        Command::Export(args) | Command::Import(args) => {
             refuse_overwriting(&args.input, &args.out)?;
             save(&open(&args.input)?, &args.out)
         }
-        Command::Import(args) => save(&open(&args.input)?, &args.out),
     }
 }
 

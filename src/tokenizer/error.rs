@@ -23,7 +23,7 @@ pub enum TokenizerError {
     #[error("the tokenizer is damaged: {0}")]
     Damaged(String),
     /// An id to decode is not in the vocabulary.
-    #[error("token id {id} is not in the vocabulary of {vocabulary_size} (ids 0 to {})", vocabulary_size - 1)]
+    #[error("token id {id} is not in the vocabulary of {vocabulary_size} (its ids are below that)")]
     UnknownId {
         /// The id.
         id: u32,

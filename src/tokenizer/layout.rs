@@ -24,7 +24,7 @@ impl Tokenizer {
 }
 
 impl ArchivedTokenizer {
-    /// The tokenizer of a file, which may lie, with the hash table that is not stored: O(V).
+    /// The tokenizer of a file, which may lie, with the hash table that is not stored: O(V), unless its pairs are chosen to collide.
     ///
     /// # Errors
     /// As [`TokenizerView::new`].

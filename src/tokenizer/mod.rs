@@ -16,6 +16,7 @@ mod error;
 mod json;
 mod layout;
 mod merge_table;
+mod packed;
 mod parallel;
 mod pieces;
 mod pretokenizer;
@@ -24,7 +25,6 @@ mod streaming;
 mod trainer;
 mod view;
 mod word_counts;
-mod words;
 
 pub use encoder::Encoder;
 pub use error::TokenizerError;
@@ -36,9 +36,9 @@ pub use streaming::StreamingDecoder;
 pub use trainer::Trainer;
 pub use view::TokenizerView;
 
+use packed::AsPacked;
 use rkyv::with::Skip;
 use std::ops::ControlFlow;
-use words::AsWords;
 
 /// Id of `[USER]`, which opens a user's turn.
 pub const USER: u32 = 0;
@@ -66,12 +66,12 @@ pub const MINIMUM_VOCABULARY: usize = SPECIAL_TOKENS.len() + 256;
 #[derive(rkyv::Archive, rkyv::Serialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tokenizer {
     /// Where each token's bytes start in `token_bytes`; the last is its length. // [V + 1]
-    #[rkyv(with = AsWords)]
+    #[rkyv(with = AsPacked)]
     pub token_offsets: Vec<u32>,
     /// The tokens' bytes, one after the other.
     pub token_bytes: Vec<u8>,
     /// The ids of left, right and merged token of each merge, by rank. // [M, 3]
-    #[rkyv(with = AsWords)]
+    #[rkyv(with = AsPacked)]
     pub merges: Vec<u32>,
     /// A hash table from (left, right) to the merge: the rank in each slot, or `u32::MAX` if it is empty.
     /// The number of slots is a power of two greater than M. // `[slots]`

@@ -85,7 +85,8 @@ fn read_line(prompt: bool) -> Result<Entered> {
         }
         return Ok(Entered::End);
     }
-    Ok(Entered::Text(String::from_utf8_lossy(&line).into_owned()))
+    // A file may begin with a byte-order mark.
+    Ok(Entered::Text(String::from_utf8_lossy(&line).trim_start_matches('\u{feff}').to_owned()))
 }
 
 fn print_prompt(text: &str) -> io::Result<()> {
