@@ -10,7 +10,7 @@ use dialogue::dialogue;
 use shoestring::Model;
 use shoestring::checkpoint::Checkpoint;
 use shoestring::kernels::{Kernels, Team, padded};
-use shoestring::model::{Kind, ModelConfig, Role, SessionError};
+use shoestring::model::{Encoding, Kind, ModelConfig, Role, SessionError, Tensor};
 use shoestring::quantize::requantize;
 use shoestring::reference::{Tensors, forward, zero_states};
 use shoestring::tokenizer::{EOS, Special};
@@ -88,10 +88,48 @@ fn weights_of_every_kind_are_as_near_as_their_codes_allow() {
                     _ => 0.1,
                 };
                 assert!(report.relative_error <= bound, "{what}: {}", report.relative_error);
+                let norm = squares(&before).max(f64::MIN_POSITIVE); // biases begin as zeros
+                let error = (squares(&differences(&before, &after)) / norm).sqrt();
+                assert!((report.relative_error - error).abs() <= 1e-6 * error, "{what}: {error}");
                 assert_eq!(new.encoding, kind.encoding(role(&new.name, config.tied)), "{what}");
+                if matches!(new.encoding, Encoding::Q8 | Encoding::Q4) {
+                    let unclipped = unclipped(new, &before);
+                    let ratio = squares(&differences(&before, &after)) / squares(&unclipped);
+                    // Of the many codes of q8 a random row has little to gain.
+                    let most = if new.encoding == Encoding::Q4 { 0.99 } else { 1.0 };
+                    assert!(ratio <= most, "{what}: {ratio} times the error of scales that clip nothing");
+                }
             }
+            let bytes: usize = quantized.tensors.iter().map(|tensor| tensor.bytes).sum();
+            assert_eq!(bytes, size_of_val(&quantized.lines[..]));
         }
     }
+}
+
+fn differences(a: &[f32], b: &[f32]) -> Vec<f32> {
+    a.iter().zip(b).map(|(a, b)| a - b).collect()
+}
+
+fn squares(values: &[f32]) -> f64 {
+    values.iter().map(|&value| f64::from(value).powi(2)).sum()
+}
+
+/// What rounding changes where the largest magnitude of a group becomes the largest code, with either sign of the scale.
+fn unclipped(tensor: &Tensor, values: &[f32]) -> Vec<f32> {
+    let (low, high) = tensor.encoding.codes();
+    let group = tensor.encoding.group(tensor.columns());
+    let changes = |values: &[f32], extreme: i8| -> Vec<f32> {
+        let largest = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+        let scale = tensor.stored_scale(largest / f32::from(extreme));
+        let rounded = |value: f32| (value / scale).round_ties_even().clamp(low.into(), high.into()) * scale;
+        values.iter().map(|&value| value - rounded(value)).collect()
+    };
+    let best = |values: &[f32]| {
+        let extremes = if -low == high { [high, -high] } else { [low, -low] };
+        let each = extremes.map(|extreme| changes(values, extreme));
+        each.into_iter().min_by(|a, b| squares(a).total_cmp(&squares(b))).unwrap()
+    };
+    values.chunks(tensor.columns()).flat_map(|row| row.chunks(group)).flat_map(best).collect()
 }
 
 fn role(name: &str, tied: bool) -> Role {
