@@ -8,7 +8,8 @@ pub fn dialogue(length: usize) -> String {
     let mut turn: usize = 0;
     while text.len() < length {
         let (first, second) = (TOPICS[turn * 5 % 8], TOPICS[(turn / 8 + turn) % 8]);
-        text += &format!("[USER] Tell me of {first}, number {}! [EOS]\n", turn * turn % 97);
+        let number = (turn % 97).pow(2) % 97; // `turn` squared can overflow 32 bits
+        text += &format!("[USER] Tell me of {first}, number {number}! [EOS]\n");
         text += &format!("[BOT] I like {first} more than {second}. What of {second}? [EOS]\n");
         if turn % 3 == 2 {
             text.push('\n');
