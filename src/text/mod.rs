@@ -44,12 +44,15 @@ pub enum TextError {
     /// Not what it was when it was first read.
     #[error("{path} changed while it was being read; start again when nothing writes to it", path = path.display())]
     Changed { path: PathBuf },
+    /// Not to be read in [pieces](crate::tokenizer::Pieces).
+    #[error("cannot use the text: {0}")]
+    Uncut(io::Error),
 }
 
 impl TextError {
-    /// What went wrong when [`TextReader`], in whatever reader is around it, gave `error`.
+    /// What went wrong when [`TextReader`], or [`Pieces`](crate::tokenizer::Pieces) of one, gave `error`.
     pub fn from_read(error: io::Error) -> Self {
-        error.downcast().unwrap_or_else(|source| TextError::Io { path: PathBuf::new(), source })
+        error.downcast().unwrap_or_else(TextError::Uncut)
     }
 }
 

@@ -7,8 +7,14 @@ use super::pretokenizer::split_point;
 /// Room for a piece at first; a text without a place to cut it needs more.
 const ROOM: usize = 1 << 20;
 
+/// Bytes without a place to cut at most: encoding them takes some twenty times their memory.
+const LONGEST_RUN: usize = 32 << 20;
+
 /// Bytes of the longest two characters: a place to cut at is known by the one on either side.
 const TWO_CHARACTERS: usize = 8;
+
+const RUN_TOO_LONG: &str = "it goes on for more than 32 MB without a space, line end or change between letters, digits and \
+    other characters; put spaces or line ends into it";
 
 /// A text read in pieces that are cut at [`split_point`]s, so that they can be counted or encoded one by one
 /// with the result of the whole.
@@ -31,7 +37,8 @@ impl<R: Read> Pieces<R> {
     /// The next piece, which is not empty; `None` at the end.
     ///
     /// # Errors
-    /// What the reader's `read` gives, but for interruptions.
+    /// What the reader's `read` gives, but for interruptions; and [`ErrorKind::InvalidData`] if there is no place to cut within
+    /// 32 MiB.
     pub fn next_piece(&mut self) -> io::Result<Option<&[u8]>> {
         self.buffer.copy_within(self.given..self.filled, 0);
         self.filled -= self.given;
@@ -44,6 +51,9 @@ impl<R: Read> Pieces<R> {
                 break;
             }
             self.given = split_point(&self.buffer[known..self.filled]).map_or(0, |at| known + at);
+            if self.given == 0 && self.filled > LONGEST_RUN {
+                return Err(io::Error::new(ErrorKind::InvalidData, RUN_TOO_LONG));
+            }
         }
         Ok((self.given > 0).then(|| &self.buffer[..self.given]))
     }
@@ -61,6 +71,23 @@ impl<R: Read> Pieces<R> {
                 Err(error) if error.kind() == ErrorKind::Interrupted => (),
                 Err(error) => return Err(error),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_of_any_length_is_one_piece_up_to_a_bound() {
+        let long = LONGEST_RUN as u64 / 2;
+        let mut pieces = Pieces::new(io::repeat(b'a').take(long).chain(&b" b"[..]));
+        assert_eq!(pieces.next_piece().unwrap().unwrap().len() as u64, long);
+        assert_eq!(pieces.next_piece().unwrap(), Some(&b" b"[..]));
+        for byte in [b'a', b' ', 0] {
+            let error = Pieces::new(io::repeat(byte)).next_piece().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidData);
         }
     }
 }

@@ -27,6 +27,36 @@ fn several_files_and_folders_are_one_text() {
 }
 
 #[test]
+fn a_text_without_a_place_to_cut_it_is_refused() {
+    let workspace = Workspace::new();
+    workspace.train(&["--steps", "1"]).success();
+    workspace.write("endless.txt", "a".repeat(40 << 20));
+    let model = "checkpoints/best.shoe";
+    for arguments in [
+        &["train", "--no-chat", "--checkpoint-dir", "other", "--model-data", "endless.txt"][..],
+        &[
+            "train",
+            "--no-chat",
+            "--checkpoint-dir",
+            "other",
+            "--bpe-data",
+            "text.txt",
+            "--model-data",
+            "endless.txt",
+        ],
+        &["tokenizer", "train", "--data", "endless.txt"],
+        &["eval", "--checkpoint", model, "--data", "endless.txt"],
+    ] {
+        workspace
+            .run(&[arguments, &["--quiet"]].concat())
+            .failure(1, &["cannot use the text", "32 MB", "put spaces or line ends into it"]);
+    }
+    assert!(!workspace.exists("tokenizer.json"));
+    let encode = ["tokenizer", "encode", "--tokenizer", model];
+    workspace.run_with(&encode, &vec![0; 40 << 20]).failure(1, &["cannot read the input", "32 MB"]);
+}
+
+#[test]
 fn little_text_is_told_to_be_little() {
     let workspace = Workspace::new();
     let told = |words: usize| {
