@@ -222,7 +222,7 @@ fn impossible_metadata_is_named() {
         ("top_k", "4", "top-k is 4"),
         ("top_k", "0", "top-k is 0"),
         ("eps_rmsnorm", "NaN", "eps-rmsnorm"),
-        ("eps_rmsnorm", "-1", "eps-rmsnorm"),
+        ("eps_rmsnorm", "-1", "eps-rmsnorm is -1; it must lie between 0.000000000001 and 1"),
         ("gru_layers", "3", "layers.2."),
         ("gru_layers", "1", "layers.1.norm.weight is no tensor"),
         ("gru_hidden_size", "4000000000", "gru-hidden-size is"),

@@ -67,6 +67,9 @@ fn advice(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::PermissionDenied => Some("ask for the permission, or choose another place"),
         ErrorKind::ReadOnlyFilesystem => Some("choose another place"),
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some("make room there, or choose another place"),
+        ErrorKind::FileTooLarge => {
+            Some("raise the limit on a file's size (ulimit -f), or choose another place")
+        }
         ErrorKind::IsADirectory => Some("name a file, not a folder"),
         ErrorKind::NotADirectory => Some("a part of the path is a file, not a folder"),
         // Files are replaced; only a folder can't be made where there is something else.

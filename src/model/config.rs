@@ -30,7 +30,8 @@ pub struct ModelConfig {
 #[derive(Debug, Error, PartialEq)]
 pub enum ConfigError {
     /// A size lies outside what is supported.
-    #[error("{name} is {value}; it must lie between {low} and {high}")]
+    // Those of an epsilon are f32, and read as such.
+    #[error("{name} is {value}; it must lie between {} and {}", *low as f32, *high as f32)]
     OutOfRange {
         /// The size, as flags and exported models call it.
         name: &'static str,
