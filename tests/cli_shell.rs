@@ -96,6 +96,10 @@ fn a_mistyped_word_gets_a_suggestion() {
         let run = workspace.run(arguments).code(2);
         assert!(run.stderr.contains(suggestion), "{arguments:?}: {}", run.stderr);
     }
+    for arguments in [&["tokenizer", "train", "book.txt"][..], &["inspect", "a.shoe", "chat"]] {
+        let run = workspace.run(arguments).code(2);
+        assert!(!run.stderr.contains("goes with a flag"), "{arguments:?}: {}", run.stderr);
+    }
     let missing = workspace.run(&["train", "--data", "book.txt"]).code(1);
     assert!(missing.stderr.contains("cannot read book.txt"), "{}", missing.stderr);
 }

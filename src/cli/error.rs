@@ -31,13 +31,18 @@ pub fn describe(error: &anyhow::Error) -> String {
     }
 }
 
-/// For a word where only flags stand, as in `train book.txt`: the flag that it was meant for, by subcommand.
-pub fn naming_the_flag(mut error: clap::Error, arguments: &[OsString]) -> clap::Error {
+/// For a word where only flags stand, as in `train book.txt`: the flag that it was meant for, by subcommand of `program`.
+pub fn naming_the_flag(
+    mut error: clap::Error,
+    program: &clap::Command,
+    arguments: &[OsString],
+) -> clap::Error {
     let word = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(word)) if !word.starts_with('-') => word,
         _ => return error,
     };
-    let tip = arguments.iter().find_map(|argument| match argument.to_str()? {
+    let subcommand = arguments.iter().find_map(|argument| program.find_subcommand(argument));
+    let tip = subcommand.and_then(|subcommand| match subcommand.get_name() {
         "train" => Some(format!("the text to train on goes with a flag: '--model-data {word}'")),
         "chat" => Some(format!("the model to chat with goes with a flag: '--checkpoint {word}'")),
         "generate" => {

@@ -178,8 +178,9 @@ pub fn main() -> ExitCode {
 /// The command line, and what the file that `train --config` names adds to it.
 fn parse(mut arguments: Vec<OsString>) -> Result<ArgMatches> {
     let mut definition = command();
-    let matches =
-        definition.try_get_matches_from_mut(&arguments).map_err(|it| naming_the_flag(it, &arguments))?;
+    let matches = definition
+        .try_get_matches_from_mut(&arguments)
+        .map_err(|error| naming_the_flag(error, &definition, &arguments))?;
     let Some(("train", given)) = matches.subcommand() else { return Ok(matches) };
     let Some(path) = given.get_one::<PathBuf>("config") else { return Ok(matches) };
     definition.build();

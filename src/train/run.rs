@@ -373,7 +373,6 @@ impl Run {
             }
             if self.is_interrupted() {
                 self.save(observe)?;
-                self.save_unsaved_best()?;
                 return Ok(Outcome::Interrupted);
             }
             let steps =
@@ -401,11 +400,10 @@ impl Run {
             self.validate(observe)?;
         }
         self.save(observe)?;
-        // It may have failed when it was validated, in this session or the one before.
+        // It may have failed when it was validated, before a run that is resumed was stopped.
         if self.is_best() {
             self.save_best()?;
         }
-        self.save_unsaved_best()?;
         // The validation that a stop cut short is made when the run is resumed.
         let is_stopped = self.is_interrupted() && !self.is_validated();
         Ok(if is_stopped { Outcome::Interrupted } else { Outcome::Finished })

@@ -128,7 +128,7 @@ impl Run {
     }
 
     /// Saves the best model if that has failed so far.
-    pub(super) fn save_unsaved_best(&mut self) -> Result<(), CheckpointError> {
+    fn save_unsaved_best(&mut self) -> Result<(), CheckpointError> {
         if let Some(UnsavedBest { weights, record }) = &self.unsaved_best {
             write_best(&mut self.folder, self.config, &self.tokenizer, weights, record)?;
             self.unsaved_best = None;
@@ -146,15 +146,16 @@ impl Run {
 
     /// Saves a checkpoint within a run, where a failure is told and tried again later.
     fn try_save(&mut self, observe: &mut dyn FnMut(Event<'_>)) {
-        // With the disk still full it is the checkpoint's failure that is told.
-        let _ = self.save_unsaved_best();
         if let Err(TrainError::Checkpoint(error)) = self.save(observe) {
             observe(Event::SaveFailed { error: &error });
             self.times.saved = self.clock.now();
         }
     }
 
+    /// Saves a checkpoint, and the best model where that has failed so far.
     pub(super) fn save(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), TrainError> {
+        // Before the checkpoint, which is to be the newest file; but its failure is no reason not to save that.
+        let best = self.save_unsaved_best();
         self.position.carried_state = self.trainer.network().carried_state().to_vec();
         let contents = Contents {
             config: self.config,
@@ -172,7 +173,7 @@ impl Run {
         let path = self.folder.save_numbered(&contents)?;
         self.times.saved = self.clock.now();
         observe(Event::Saved { path: &path });
-        Ok(())
+        Ok(best?)
     }
 
     /// Whether the loss is not finite, or rose from its lowest by more than a model that has learned
