@@ -1,6 +1,6 @@
 //! Products of bfloat16 activations and weights, summed in f32.
 
-use super::math::sigmoid_vector;
+use super::product::{of_size, store};
 use crate::line::{PANEL_ROWS, PairLine, padded};
 use crate::simd::{Lanes, Pairs, Simd};
 use crate::table::Epilogue;
@@ -26,17 +26,7 @@ pub(crate) unsafe fn gemm_bf16<P: Pairs>(
             let height = (rows - row).min(P::PAIR_ROWS);
             // SAFETY: the panel and the rows of the tile exist, and `out` holds a line for each of them.
             unsafe {
-                match height {
-                    1 => job.tile::<P, 1>(p, row, panel),
-                    2 if const { P::PAIR_ROWS >= 2 } => job.tile::<P, 2>(p, row, panel),
-                    3 if const { P::PAIR_ROWS >= 3 } => job.tile::<P, 3>(p, row, panel),
-                    4 if const { P::PAIR_ROWS >= 4 } => job.tile::<P, 4>(p, row, panel),
-                    5 if const { P::PAIR_ROWS >= 5 } => job.tile::<P, 5>(p, row, panel),
-                    6 if const { P::PAIR_ROWS >= 6 } => job.tile::<P, 6>(p, row, panel),
-                    7 if const { P::PAIR_ROWS >= 7 } => job.tile::<P, 7>(p, row, panel),
-                    8 if const { P::PAIR_ROWS >= 8 } => job.tile::<P, 8>(p, row, panel),
-                    _ => unreachable!("a tile has at most 8 rows"),
-                }
+                of_size!(height, at_most P::PAIR_ROWS, ROWS => job.tile::<P, ROWS>(p, row, panel));
             }
             row += height;
         }
@@ -74,15 +64,7 @@ impl Job<'_> {
             }
             for (r, sum) in sums.into_iter().enumerate() {
                 let out = &mut *self.out.add((row + r) * self.panels + panel);
-                let value = match self.epilogue {
-                    Epilogue::Store => sum,
-                    Epilogue::Accumulate => s.add(s.load(out), sum),
-                    Epilogue::Bias(bias) | Epilogue::BiasSigmoid(bias) => {
-                        s.add(s.load(&bias.get_unchecked(panel).0), sum)
-                    }
-                };
-                let sigmoid = matches!(self.epilogue, Epilogue::BiasSigmoid(_));
-                s.store(out, if sigmoid { sigmoid_vector(s, value) } else { value });
+                store(s, out, sum, self.epilogue, panel);
             }
         }
     }

@@ -127,17 +127,7 @@ impl<E: Element> Product<E> {
             // SAFETY: the row and panels `panel..panel + width` exist.
             unsafe {
                 let tile = self.from(0, panel);
-                match width {
-                    1 => tile.sum::<S, 1, 1>(s),
-                    2 if const { S::MATVEC_PANELS >= 2 } => tile.sum::<S, 1, 2>(s),
-                    3 if const { S::MATVEC_PANELS >= 3 } => tile.sum::<S, 1, 3>(s),
-                    4 if const { S::MATVEC_PANELS >= 4 } => tile.sum::<S, 1, 4>(s),
-                    5 if const { S::MATVEC_PANELS >= 5 } => tile.sum::<S, 1, 5>(s),
-                    6 if const { S::MATVEC_PANELS >= 6 } => tile.sum::<S, 1, 6>(s),
-                    7 if const { S::MATVEC_PANELS >= 7 } => tile.sum::<S, 1, 7>(s),
-                    8 if const { S::MATVEC_PANELS >= 8 } => tile.sum::<S, 1, 8>(s),
-                    _ => unreachable!("a row takes at most 8 panels at once"),
-                }
+                of_size!(width, at_most S::MATVEC_PANELS, PANELS => tile.sum::<S, 1, PANELS>(s));
                 if self.sigmoid {
                     tile.apply_sigmoid(s, 1, width);
                 }
@@ -176,34 +166,17 @@ impl<E: Element> Product<E> {
         // SAFETY: the caller vouches for the rows and panels.
         unsafe {
             match width {
-                1 => self.tile_of_panels::<S, 1>(s, height),
-                2 if const { S::TILE_PANELS >= 2 } => self.tile_of_panels::<S, 2>(s, height),
-                3 if const { S::TILE_PANELS >= 3 } => self.tile_of_panels::<S, 3>(s, height),
+                1 => of_size!(height, at_most S::TILE_ROWS, ROWS => self.sum::<S, ROWS, 1>(s)),
+                2 if const { S::TILE_PANELS >= 2 } => {
+                    of_size!(height, at_most S::TILE_ROWS, ROWS => self.sum::<S, ROWS, 2>(s));
+                }
+                3 if const { S::TILE_PANELS >= 3 } => {
+                    of_size!(height, at_most S::TILE_ROWS, ROWS => self.sum::<S, ROWS, 3>(s));
+                }
                 _ => unreachable!("a tile has at most 3 panels"),
             }
             if self.sigmoid {
                 self.apply_sigmoid(s, height, width);
-            }
-        }
-    }
-
-    /// # Safety
-    ///
-    /// `height` rows, at least one and at most `S::TILE_ROWS`, and `PANELS` panels exist.
-    #[inline(always)]
-    unsafe fn tile_of_panels<S: Simd, const PANELS: usize>(self, s: S, height: usize) {
-        // SAFETY: the caller vouches for the rows and panels.
-        unsafe {
-            match height {
-                1 => self.sum::<S, 1, PANELS>(s),
-                2 if const { S::TILE_ROWS >= 2 } => self.sum::<S, 2, PANELS>(s),
-                3 if const { S::TILE_ROWS >= 3 } => self.sum::<S, 3, PANELS>(s),
-                4 if const { S::TILE_ROWS >= 4 } => self.sum::<S, 4, PANELS>(s),
-                5 if const { S::TILE_ROWS >= 5 } => self.sum::<S, 5, PANELS>(s),
-                6 if const { S::TILE_ROWS >= 6 } => self.sum::<S, 6, PANELS>(s),
-                7 if const { S::TILE_ROWS >= 7 } => self.sum::<S, 7, PANELS>(s),
-                8 if const { S::TILE_ROWS >= 8 } => self.sum::<S, 8, PANELS>(s),
-                _ => unreachable!("a tile has at most 8 rows"),
             }
         }
     }
@@ -279,6 +252,50 @@ impl<E: Element> Product<E> {
         // SAFETY: the row and the panel exist.
         unsafe { self.out.add(row * self.out_row_stride + panel * self.out_panel_stride).cast() }
     }
+}
+
+/// Evaluates an expression in which a size, from 1 to 8 and no larger than a constant, is a constant too: a tile whose
+/// size is known to the compiler stays in registers.
+macro_rules! of_size {
+    ($size:expr, at_most $most:expr, $Size:ident => $tile:expr) => {
+        of_size!(@ $size, $most, $Size, $tile, 1 2 3 4 5 6 7 8)
+    };
+    (@ $size:expr, $most:expr, $Size:ident, $tile:expr, $($n:literal)+) => {
+        match $size {
+            $($n if const { $most >= $n } => {
+                const $Size: usize = $n;
+                $tile
+            })+
+            _ => unreachable!("a tile has at most 8 rows, or panels"),
+        }
+    };
+}
+pub(super) use of_size;
+
+/// Stores a product's sum in its place, of a row and a panel, as the epilogue says.
+///
+/// # Safety
+///
+/// If there is a bias, it has a line for the panel.
+#[inline(always)]
+pub(super) unsafe fn store<S: Simd>(
+    s: S,
+    out: &mut Lanes,
+    sum: S::Vector,
+    epilogue: Epilogue<'_>,
+    panel: usize,
+) {
+    let value = match epilogue {
+        Epilogue::Store => sum,
+        Epilogue::Accumulate => s.add(s.load(out), sum),
+        Epilogue::Bias(bias) | Epilogue::BiasSigmoid(bias) => {
+            // SAFETY: the caller vouches for the panel.
+            let bias = unsafe { bias.get_unchecked(panel) };
+            s.add(s.load(&bias.0), sum)
+        }
+    };
+    let sigmoid = matches!(epilogue, Epilogue::BiasSigmoid(_));
+    s.store(out, if sigmoid { math::sigmoid_vector(s, value) } else { value });
 }
 
 /// Floats of `lines` lines: the stride from one to the next of them, if they are that far apart.

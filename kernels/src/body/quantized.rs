@@ -7,7 +7,7 @@
 
 use super::cell::cell_step_into;
 use super::codes::{quantize_row, quantize_rows};
-use super::math::sigmoid_vector;
+use super::product::{of_size, store};
 use crate::line::{CodeLine, HalfLine, Line, PANEL_ROWS, padded};
 use crate::quantized::{GROUP, Quantized, QuantizedCell, UNIT, groups, units};
 use crate::simd::{Integers, Lanes, Simd, Unfused};
@@ -275,17 +275,7 @@ impl<F: Format> Job<'_, F> {
             let height = (rows - row).min(S::INTEGER_ROWS);
             // SAFETY: the panel and rows `row..row + height` exist.
             unsafe {
-                match height {
-                    1 => self.tile::<S, 1, 1, 1>(s, row, panel),
-                    2 if const { S::INTEGER_ROWS >= 2 } => self.tile::<S, 2, 1, 1>(s, row, panel),
-                    3 if const { S::INTEGER_ROWS >= 3 } => self.tile::<S, 3, 1, 1>(s, row, panel),
-                    4 if const { S::INTEGER_ROWS >= 4 } => self.tile::<S, 4, 1, 1>(s, row, panel),
-                    5 if const { S::INTEGER_ROWS >= 5 } => self.tile::<S, 5, 1, 1>(s, row, panel),
-                    6 if const { S::INTEGER_ROWS >= 6 } => self.tile::<S, 6, 1, 1>(s, row, panel),
-                    7 if const { S::INTEGER_ROWS >= 7 } => self.tile::<S, 7, 1, 1>(s, row, panel),
-                    8 if const { S::INTEGER_ROWS >= 8 } => self.tile::<S, 8, 1, 1>(s, row, panel),
-                    _ => unreachable!("a tile has at most 8 rows"),
-                }
+                of_size!(height, at_most S::INTEGER_ROWS, ROWS => self.tile::<S, ROWS, 1, 1>(s, row, panel));
             }
             row += height;
         }
@@ -419,17 +409,7 @@ impl<F: Format> Job<'_, F> {
             let out = self.out.as_mut_ptr().cast::<Lanes>().add(row * panels + panel);
             (*self.a.scales.get_unchecked(row), &mut *out)
         };
-        let product = f.mul(total, f.splat(scale));
-        let value = match self.epilogue {
-            Epilogue::Store => product,
-            Epilogue::Accumulate => f.add(f.load(out), product),
-            Epilogue::Bias(bias) | Epilogue::BiasSigmoid(bias) => {
-                // SAFETY: a bias has a line for every panel.
-                let bias = unsafe { bias.get_unchecked(panel) };
-                f.add(f.load(&bias.0), product)
-            }
-        };
-        let sigmoid = matches!(self.epilogue, Epilogue::BiasSigmoid(_));
-        f.store(out, if sigmoid { sigmoid_vector(f, value) } else { value });
+        // SAFETY: a bias has a line for every panel.
+        unsafe { store(f, out, f.mul(total, f.splat(scale)), self.epilogue, panel) };
     }
 }
