@@ -144,9 +144,16 @@ impl<'m> Conversation<'m> {
     pub fn load(&mut self, path: &Path) -> Result<(), ConversationError> {
         let bytes =
             read_file(path).map_err(|source| ConversationError::Read { path: path.to_owned(), source })?;
-        self.session
-            .restore(&bytes)
-            .map_err(|source| ConversationError::Session { path: path.to_owned(), source })?;
+        self.restore(&bytes).map_err(|source| ConversationError::Session { path: path.to_owned(), source })
+    }
+
+    /// Goes on with the conversation whose [session](Self::session) was [saved](Session::save) in `bytes`. What was said here
+    /// before can't be undone any more.
+    ///
+    /// # Errors
+    /// If that is not a sound conversation with this model; this one then stays as it is.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), SessionError> {
+        self.session.restore(bytes)?;
         self.turns.clear();
         self.sampler.forget();
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// All of the file or pipe at `path`, which must have at most `most` bytes: a device can go on for ever.
 ///
@@ -57,12 +57,24 @@ pub fn in_folder<T, E>(
     error: impl FnOnce(io::Error) -> E,
     work: impl FnOnce() -> Result<T, E>,
 ) -> Result<T, E> {
+    let made = make_folder(path).map_err(error)?;
+    work().inspect_err(|_| remove_folders(&made))
+}
+
+/// Makes the folder at `path` and those it is in; which were made, innermost first.
+///
+/// # Errors
+/// If one can't be made.
+pub fn make_folder(path: &Path) -> io::Result<Vec<PathBuf>> {
     let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
-    let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
-    fs::create_dir_all(path).map_err(error)?;
-    work().inspect_err(|_| {
-        let _ = missing.iter().try_for_each(fs::remove_dir);
-    })
+    let missing = path.ancestors().take_while(is_missing).map(Path::to_owned).collect();
+    fs::create_dir_all(path)?;
+    Ok(missing)
+}
+
+/// Removes `folders`, innermost first, up to the first that has something in it.
+pub fn remove_folders(folders: &[PathBuf]) {
+    let _ = folders.iter().try_for_each(fs::remove_dir);
 }
 
 #[cfg(test)]

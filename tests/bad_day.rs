@@ -277,7 +277,8 @@ fn a_folder_that_cannot_be_written_for_a_while_costs_no_more_than_the_saves_in_b
 
     // Nor does a new run begin there.
     let new = unprivileged(&workspace, &tiny_training(&["--steps", "3", "--quiet"])).output().unwrap();
-    Finished::from(new).failure(1, &["cannot use checkpoints for checkpoints", "Permission denied"]);
+    Finished::from(new)
+        .failure(1, &["cannot use checkpoints for checkpoints (--checkpoint-dir)", "Permission denied"]);
     set_mode(&workspace, "checkpoints", 0o755);
 }
 

@@ -38,6 +38,8 @@ fn mistakes_name_file_line_and_key_and_nothing_is_made() {
     };
     train(&(tiny_file() + "stepz = 1\n"))
         .failure(2, &["run.toml:11: ", "no key stepz", "did you mean steps?"]);
+    let no_key = train("dat = 1").failure(2, &["run.toml:1: there is no key dat"]).stderr;
+    assert!(!no_key.contains("did you mean data?"), "{no_key}");
     train("model-data = \"text.txt\"\nlr = 'x'\n").failure(2, &["run.toml:2: lr must be a number"]);
     train("lr = -1").failure(2, &["run.toml:1: lr = -1: it must be a number between 0 and 100"]);
     train("steps = 1\nmodel-data = []").failure(2, &["run.toml:2: model-data must not be an empty array"]);
@@ -65,6 +67,21 @@ fn a_size_that_a_file_leaves_nothing_to_is_refused() {
     workspace.write("run.toml", fewer);
     workspace.run(&[&train[..], &["b", "--size", "large", "--force"]].concat()).success();
     assert_eq!(workspace.inspect("b/best.shoe")["recipe"]["name"], "large");
+}
+
+#[test]
+fn a_recipe_that_a_file_leaves_nothing_to_is_refused_and_the_number_of_experts_can_be_changed() {
+    let workspace = Workspace::new();
+    workspace.train(&["--steps", "2"]).success();
+    let config = workspace.run(&["inspect", "checkpoints/best.shoe", "--config"]).success().stdout;
+    workspace.write("run.toml", config);
+    let train =
+        ["train", "--config", "run.toml", "--model-data", "text.txt", "--no-chat", "--checkpoint-dir"];
+    workspace
+        .run(&[&train[..], &["a", "--recipe", "classic"]].concat())
+        .failure(2, &["run.toml:", "warmup-steps", "--recipe would change nothing"]);
+    workspace.run(&[&train[..], &["b", "--num-experts", "1"]].concat()).success();
+    assert_eq!(workspace.inspect("b/best.shoe")["config"]["top_k"], 1);
 }
 
 #[test]

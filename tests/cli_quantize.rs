@@ -115,7 +115,10 @@ fn a_resumable_checkpoint_loses_its_training_state() {
 fn wrong_input_is_one_line_and_writes_nothing() {
     let workspace = workspace();
     workspace.write("texts/a.txt", "a text to measure with");
-    let cases: [(&[&str], i32, &str); 8] = [
+    save_resumable(&workspace.path("resumable.shoe"), DENSE);
+    let cases: [(&[&str], i32, &str); 10] = [
+        (&["model.shoe", "texts/a.txt", "--to", "q8"], 2, "texts/a.txt is there, and is no model"),
+        (&["model.shoe", "resumable.shoe", "--to", "q8"], 2, "resumable.shoe holds a run to go on with"),
         (
             &["model.shoe", "eval.txt", "--to", "q8", "--eval-data", "eval.txt"],
             2,

@@ -320,6 +320,25 @@ fn a_message_can_have_several_lines() {
 }
 
 #[test]
+fn a_conversation_that_is_left_is_not_kept_in_place_of_an_earlier_one() {
+    let setup = Setup::new();
+    let mut terminal = setup.chat(&["--session", "kept", "--max-response", "5"]);
+    terminal.enter("Hello");
+    let kept = setup.workspace.read("kept");
+    for leave in ["/reset", "/load other"] {
+        terminal.enter("/save other");
+        setup.workspace.write("kept", "of another program");
+        assert!(terminal.enter("Hi").contains("another program has changed kept"));
+        setup.workspace.write("kept", &kept);
+        terminal.enter(leave);
+        assert!(setup.workspace.read("kept") == kept, "{leave}");
+    }
+    terminal.send(CTRL_D);
+    succeeded(terminal.finish());
+    assert!(setup.workspace.read("kept") == kept);
+}
+
+#[test]
 fn lines_are_edited_by_characters_as_they_are_seen() {
     let setup = Setup::new();
     let mut terminal = setup.chat(&["--max-response", "20"]);

@@ -7,7 +7,7 @@ use super::UsageError;
 use crate::checkpoint::{Checkpoint, CheckpointError, Recipe, RunLength};
 use crate::files::read_text;
 use crate::model::ModelConfig;
-use crate::train::{Size, classic_recipe};
+use crate::train::{Size, classic_recipe, default_recipe};
 use anyhow::{Context, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
@@ -89,27 +89,37 @@ fn arguments_in(train: &Command, given: &ArgMatches, text: &str) -> Result<Vec<O
             arguments.extend(flags);
         }
     }
-    let widths = widths();
-    let is_seen = |width: &str| seen.iter().any(|arg| arg.get_long() == Some(width));
-    if given.value_source("size") == Some(ValueSource::CommandLine) && widths.iter().all(|it| is_seen(it)) {
-        let is_width = |key: &str| widths.contains(&key);
-        let at =
-            entries.iter().find(|(key, _)| is_width(key.get_ref())).map_or(0, |(key, _)| key.span().start);
-        let what = format!(
-            "{} stand here, so --size would change nothing; leave it out, or take them out",
-            widths.join(", ")
-        );
-        return Err(Mistake { at, what });
+    for (flag, decides) in [("size", widths()), ("recipe", rates())] {
+        let is_seen = |key: &&str| seen.iter().any(|arg| arg.get_long() == Some(key));
+        if given.value_source(flag) == Some(ValueSource::CommandLine) && decides.iter().all(is_seen) {
+            let decided = entries.iter().find(|(key, _)| decides.contains(&&**key.get_ref()));
+            let at = decided.map_or(0, |(key, _)| key.span().start);
+            let keys = decides.join(", ");
+            let what = format!(
+                "{keys} stand here, so --{flag} would change nothing; leave it out, or take them out"
+            );
+            return Err(Mistake { at, what });
+        }
     }
     Ok(arguments)
 }
 
 /// The keys in which models of two sizes differ. (The experts that run are all by default.)
 fn widths() -> Vec<&'static str> {
-    let [first, rest @ ..] = Size::ALL.map(|size| of_model(&size.config()));
+    let mut keys = differing(&Size::ALL.map(|size| of_model(&size.config())));
+    keys.retain(|key| *key != "top-k");
+    keys
+}
+
+/// The keys in which two recipes differ, but for their names and lengths.
+fn rates() -> Vec<&'static str> {
+    differing(&[default_recipe(), classic_recipe()].map(|recipe| of_recipe(&recipe).split_off(2)))
+}
+
+fn differing(all: &[Vec<(&'static str, String)>]) -> Vec<&'static str> {
+    let [first, rest @ ..] = all else { return Vec::new() };
     let differs = |at: usize| rest.iter().any(|other| other[at].1 != first[at].1);
-    let keys = first.iter().enumerate().filter(|(at, _)| differs(*at)).map(|(_, (key, _))| *key);
-    keys.filter(|key| *key != "top-k").collect()
+    first.iter().enumerate().filter(|(at, _)| differs(*at)).map(|(_, (key, _))| *key).collect()
 }
 
 /// What `value` says to `arg`, one item for each time the flag is given; a switch is given without a value.
@@ -188,6 +198,8 @@ fn unknown(train: &Command, name: &str) -> String {
         Some(ContextValue::String(flag)) => Some(flag.trim_start_matches('-').to_owned()),
         _ => None,
     });
+    // Not a flag's second name, which is none of a key.
+    let suggestion = suggestion.filter(|key| train.get_arguments().any(|arg| arg.get_long() == Some(key)));
     let hint = suggestion.map_or_else(
         || "its keys are the flags of `shoestring train --help`, without the dashes before them".to_owned(),
         |key| format!("did you mean {key}?"),
@@ -222,6 +234,10 @@ pub fn write(out: &mut dyn Write, checkpoint: &Checkpoint) -> Result<()> {
     let path = quoted(&checkpoint.path().to_string_lossy());
     writeln!(out, "# {path}, for `shoestring train --config`.")?;
     let mut settings = of_model(&checkpoint.config());
+    if checkpoint.config().top_k == checkpoint.config().experts {
+        // All run by default, however many another file or a flag asks for.
+        settings.retain(|(key, _)| *key != "top-k");
+    }
     match &record.recipe {
         Some(recipe) => settings.extend(of_recipe(recipe)),
         None => writeln!(out, "# It was imported: how it was trained is not known.")?,

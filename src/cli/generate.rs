@@ -10,7 +10,7 @@ use crate::text::UnixLines;
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
-use std::io::{IsTerminal, stdin};
+use std::io::{IsTerminal, Write, stdin};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -26,13 +26,13 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
     /// Text to continue [default: what comes from stdin]
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
     /// Tokens to write at most
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = tokens)]
     max_tokens: usize,
     /// End the text where this string comes up; may be given several times
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
     /// Go on past [EOS], up to --max-tokens
     #[arg(long)]

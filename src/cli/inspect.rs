@@ -1,14 +1,14 @@
 //! `shoestring inspect`
 
-use super::config;
-use super::printable::printable;
+use super::printable::Printer;
+use super::{config, counted};
 use crate::checkpoint::{Checkpoint, Recipe, Record, RunLength, Validation};
 use crate::model::{Layout, ModelConfig};
 use crate::train::Size;
 use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
-use std::io::{self, Write, stdout};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -34,17 +34,16 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
     if args.verify {
         checkpoint.verify()?;
     }
-    let mut out = stdout().lock();
+    // A file from elsewhere can have anything for names.
+    let mut out = Printer::new();
     if args.config {
         config::write(&mut out, &checkpoint)?;
     } else if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&as_json(&checkpoint, args.verify))?)?;
     } else {
-        let mut text = Vec::new();
-        write_text(&mut text, &checkpoint, args.verify)?;
-        // A file from elsewhere can have anything for names.
-        out.write_all(printable(&String::from_utf8_lossy(&text)).as_bytes())?;
+        write_text(&mut out, &checkpoint, args.verify)?;
     }
+    out.flush()?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -98,7 +97,9 @@ fn write_record(out: &mut dyn Write, record: &Record) -> io::Result<()> {
     };
     writeln!(
         out,
-        "  training    {step} steps, {epoch} epochs, {tokens} tokens in {seconds:.0} s, kernels {kernel}, loss {loss:.4} nats/token"
+        "  training    {}, {}, {tokens} tokens in {seconds:.0} s, kernels {kernel}, loss {loss:.4} nats/token",
+        counted(step, "step"),
+        counted(epoch, "epoch"),
     )?;
     write_recipe(out, recipe)?;
     for validation in &record.validations {
@@ -115,9 +116,9 @@ fn write_recipe(out: &mut dyn Write, recipe: &Recipe) -> io::Result<()> {
     let Recipe { name, batch_size, seq_length, lr, warmup_steps, final_lr, beta1, beta2, .. } = recipe;
     let Recipe { eps_adamw, wd, grad_clip, dropout, seed, .. } = recipe;
     let length = match recipe.length {
-        RunLength::Epochs(epochs) => format!("{epochs} epochs"),
+        RunLength::Epochs(epochs) => counted(epochs, "epoch"),
         RunLength::Minutes(minutes) => format!("{minutes} minutes"),
-        RunLength::Steps(steps) => format!("{steps} steps"),
+        RunLength::Steps(steps) => counted(steps, "step"),
     };
     writeln!(
         out,

@@ -24,7 +24,7 @@ struct Page {
 }
 
 pub fn run(args: &ManArgs, command: clap::Command, globals: Globals) -> Result<ExitCode> {
-    let mut command = command.disable_help_subcommand(true);
+    let mut command = command.disable_help_subcommand(true).version(env!("CARGO_PKG_VERSION"));
     command.build();
     let Some(folder) = &args.folder else {
         let mut out = stdout().lock();

@@ -26,6 +26,7 @@ mod transfer;
 use crate::bundled;
 use crate::checkpoint::Checkpoint;
 use crate::model::Model;
+use crate::text::Text;
 use crate::train::{BEST, newest_checkpoint};
 use anyhow::{Context, Result, anyhow};
 use clap::parser::ValueSource;
@@ -33,6 +34,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use error::{UsageError, describe, is_broken_pipe, naming_the_flag};
 use shoestring_kernels::Kernels;
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -275,9 +277,24 @@ fn refuse_overwriting(input: &Path, output: &Path) -> Result<(), UsageError> {
     Ok(())
 }
 
+/// An error if the file at `output`, where a model is to be written, holds something else than one: a text, or a run to go
+/// on with.
+fn refuse_replacing(output: &Path) -> Result<(), UsageError> {
+    if !output.metadata().is_ok_and(|file| file.is_file() && file.len() > 0) {
+        return Ok(());
+    }
+    let holds = match Checkpoint::open(output) {
+        Ok(checkpoint) if checkpoint.is_resumable() => "holds a run to go on with",
+        Ok(_) => return Ok(()),
+        Err(_) => "is there, and is no model",
+    };
+    Err(UsageError(format!("{} {holds}; name another output, or delete it", output.display())))
+}
+
 /// As many of a thing.
-fn counted(number: usize, thing: &str) -> String {
-    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+fn counted(number: impl Display, thing: &str) -> String {
+    let number = number.to_string();
+    if number == "1" { format!("1 {thing}") } else { format!("{number} {thing}s") }
 }
 
 /// Whether both are there, and the same.
@@ -319,6 +336,20 @@ fn open_model(path: Option<&Path>, globals: Globals) -> Result<Model> {
 fn thread_pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
     let threads = threads.unwrap_or_else(crate::cores);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("cannot start threads")
+}
+
+/// Warns of a text whose characters are not UTF-8: they are learned, and written, byte by byte.
+fn tell_of_encoding(text: &Text) {
+    let invalid = text.invalid_bytes();
+    if invalid > 0 {
+        let files: Vec<PathBuf> = text.files().map(Path::to_owned).collect();
+        tell!(
+            "Warning: {invalid} of {} bytes of {} are not UTF-8 and taken as they are; if the text is in another encoding, \
+             convert it (iconv -f latin1 -t utf8 OLD > NEW).",
+            text.length(),
+            name_paths(&files)
+        );
+    }
 }
 
 /// `paths` for a message: the first, and how many more.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write, stdout};
 
-/// Writes what a model writes to stdout: on a terminal as it comes and [`printable`], elsewhere byte for byte.
+/// Writes to stdout what a model or a file says: on a terminal [`printable`], elsewhere byte for byte. To be flushed at the end.
 pub struct Printer {
     out: BufWriter<StdoutLock<'static>>,
     terminal: bool,
@@ -18,12 +18,10 @@ impl Printer {
         self.terminal
     }
 
+    /// Writes a piece of text; on a terminal it is seen at once.
     pub fn print(&mut self, text: &str) -> io::Result<()> {
-        if !self.terminal {
-            return self.out.write_all(text.as_bytes());
-        }
-        self.out.write_all(printable(text).as_bytes())?;
-        self.out.flush()
+        self.write_all(text.as_bytes())?;
+        if self.terminal { self.out.flush() } else { Ok(()) }
     }
 
     /// Ends a line, and writes what has not been written yet.
@@ -31,8 +29,18 @@ impl Printer {
         self.out.write_all(b"\n")?;
         self.out.flush()
     }
+}
 
-    pub fn flush(&mut self) -> io::Result<()> {
+impl Write for Printer {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        if !self.terminal {
+            return self.out.write(text);
+        }
+        self.out.write_all(printable(&String::from_utf8_lossy(text)).as_bytes())?;
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
 }

@@ -1,7 +1,7 @@
 //! What a training run shows: a progress bar on a terminal, plain lines elsewhere; all on stderr.
 
 use super::sparkline::Course;
-use super::tell;
+use super::{counted, tell};
 use crate::checkpoint::{Record, RunLength, Validation};
 use crate::train::Event;
 use console::Term;
@@ -20,8 +20,10 @@ const NOTICEABLE: Duration = Duration::from_secs(1);
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 /// Time after which a run says how fast it is.
 const MEASURE: Duration = Duration::from_millis(900);
-/// Columns of a line besides the loss's course, which gets the rest of the terminal's, up to `WIDEST_COURSE`.
-const OTHER_COLUMNS: usize = 68;
+/// Columns of the bar and the percentage before a line's message, and of the terminals that have room for the bar.
+const BAR_COLUMNS: usize = 19;
+const ROOM_FOR_BAR: usize = 60;
+/// The most columns of the loss's course, which gets what the message leaves.
 const WIDEST_COURSE: usize = 40;
 
 pub struct Display {
@@ -88,12 +90,12 @@ impl Display {
     /// What came out of the run.
     pub fn summary(&self, record: &Record, best: Option<Validation>, model: &Path) {
         let rate = record.tokens as f64 / record.seconds.max(1e-9);
-        let (steps, time) = (record.step, clock(record.seconds));
-        tell!("Trained {steps} steps, {} tokens in {time} ({rate:.0} tokens/s).", record.tokens);
+        let (steps, time) = (counted(record.step, "step"), clock(record.seconds));
+        tell!("Trained {steps}, {} tokens in {time} ({rate:.0} tokens/s).", record.tokens);
         let model = model.display();
         match best {
             Some(best) => tell!("Best validation: {:.4} nats/char. The model: {model}", best.nats_per_char),
-            None => tell!("No validation had a finite loss. The model: {model}"),
+            None => tell!("No validation had a finite loss: try a smaller --lr. The model: {model}"),
         }
     }
 
@@ -114,13 +116,15 @@ impl Display {
         self.drawn = Instant::now();
         let left = if done > 0.0 { clock(record.seconds * (1.0 - done) / done) } else { "?".to_owned() };
         let columns = usize::from(Term::stderr().size().1);
-        let course = self.course.sparkline(columns.saturating_sub(OTHER_COLUMNS).min(WIDEST_COURSE));
-        let gap = if course.is_empty() { "" } else { " " };
         let (loss, epoch) = (record.loss, record.epoch + 1);
+        let loss = format!("loss {loss:.3}");
+        let rest = format!("  {rate:.0} tokens/s  {left} left  epoch {epoch}");
+        let taken = BAR_COLUMNS + loss.len() + " ".len() + rest.len();
+        let course = self.course.sparkline(columns.saturating_sub(taken + 1).min(WIDEST_COURSE));
+        let gap = if course.is_empty() { "" } else { " " };
+        bar.set_style(style(columns >= ROOM_FOR_BAR));
         bar.set_position((done * TICKS as f64) as u64);
-        bar.set_message(format!(
-            "loss {loss:.3}{gap}{course}  {rate:.0} tokens/s  {left} left  epoch {epoch}"
-        ));
+        bar.set_message(format!("{loss}{gap}{course}{rest}"));
     }
 
     fn say(&self, line: &str) {
@@ -179,10 +183,13 @@ impl Drop for Reading {
 }
 
 fn new_bar() -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(TICKS), ProgressDrawTarget::stderr());
-    // A line too long for the terminal loses its end.
-    let style = ProgressStyle::with_template("{percent:>3}% {bar:12}  {wide_msg}");
-    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    ProgressBar::with_draw_target(Some(TICKS), ProgressDrawTarget::stderr()).with_style(style(true))
+}
+
+/// A line too long for the terminal loses its end.
+fn style(with_bar: bool) -> ProgressStyle {
+    let template = if with_bar { "{percent:>3}% {bar:12}  {wide_msg}" } else { "{percent:>3}%  {wide_msg}" };
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 fn validated(record: &Record, validation: &Validation, best: bool) -> String {
@@ -190,8 +197,9 @@ fn validated(record: &Record, validation: &Validation, best: bool) -> String {
     let (step, epoch, loss, time) = (record.step, record.epoch, record.loss, clock(record.seconds));
     let best = if best { ", the best so far" } else { "" };
     format!(
-        "{time}  step {step}, {epoch} epochs: training {loss:.3}; validation {nats_per_token:.3} nats/token, \
-         {nats_per_char:.4} nats/char, {bits_per_byte:.4} bits/byte{best}"
+        "{time}  step {step}, {}: training {loss:.3}; validation {nats_per_token:.3} nats/token, \
+         {nats_per_char:.4} nats/char, {bits_per_byte:.4} bits/byte{best}",
+        counted(epoch, "epoch")
     )
 }
 

@@ -1,7 +1,8 @@
 //! `shoestring quantize`
 
 use super::eval::refuse_infinite;
-use super::{Globals, open_model, refuse_overwriting, tell, thread_pool};
+use super::printable::Printer;
+use super::{Globals, open_model, refuse_overwriting, refuse_replacing, tell, thread_pool};
 use crate::bundled;
 use crate::checkpoint::{Contents, save};
 use crate::evaluate::{EncodedText, Evaluation, evaluate};
@@ -12,7 +13,7 @@ use crate::train::Corpus;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
-use std::io::{Write, stdout};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -88,6 +89,7 @@ pub fn run(args: &QuantizeArgs, globals: Globals) -> Result<ExitCode> {
     for input in text.files() {
         refuse_overwriting(input, &args.output)?;
     }
+    refuse_replacing(&args.output)?;
     let pool = thread_pool(args.threads)?;
     let quantized = requantize(&model, args.to.kind());
     let weights = Weights { config: model.config(), layout: &quantized.layout, lines: &quantized.lines };
@@ -114,7 +116,6 @@ pub fn run(args: &QuantizeArgs, globals: Globals) -> Result<ExitCode> {
         save(&args.output, args.to.kind(), &contents)?;
     }
     let reported = report(args, &model, &quantized, &what, (&before, &after));
-    // Even if no one reads the table.
     if !small {
         bail!(
             "{} not written: the loss grows by {loss:.4} nats/char, more than {max_loss}; choose a larger kind, \
@@ -143,7 +144,7 @@ fn report(
     text: &str,
     (before, after): (&Evaluation, &Evaluation),
 ) -> Result<()> {
-    let mut out = stdout().lock();
+    let mut out = Printer::new();
     if args.json {
         let tensors = quantized.tensors.iter().map(|tensor| {
             json!({
@@ -169,7 +170,7 @@ fn report(
             "after": loss(after),
         });
         writeln!(out, "{report}")?;
-        return Ok(());
+        return Ok(out.flush()?);
     }
     writeln!(out, "{:32} {:4} {:>9} {:>9}", "tensor", "kind", "bytes", "error")?;
     for tensor in &quantized.tensors {
@@ -182,5 +183,5 @@ fn report(
     let line = |name: &str, a: f64, b: f64| format!("  {name:10} {from} {a:.5}  {to} {b:.5}  {:+.5}", b - a);
     writeln!(out, "{}", line("nats/char", before.nats_per_char(), after.nats_per_char()))?;
     writeln!(out, "{}", line("bits/byte", before.bits_per_byte(), after.bits_per_byte()))?;
-    Ok(())
+    Ok(out.flush()?)
 }

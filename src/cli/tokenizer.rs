@@ -115,7 +115,11 @@ pub fn run(args: TokenizerArgs, globals: Globals) -> Result<()> {
         }
         Command::Export(args) | Command::Import(args) => {
             refuse_overwriting(&args.input, &args.out)?;
-            save(&open(&args.input)?, &args.out)
+            save(&open(&args.input)?, &args.out)?;
+            if !globals.quiet {
+                tell!("Wrote {}.", args.out.display());
+            }
+            Ok(())
         }
     }
 }

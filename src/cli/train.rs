@@ -7,8 +7,8 @@ pub use flags::{TrainArgs, threads, vocabulary};
 use super::progress::{Display, Plan, Reading};
 use super::tokenizer::learn;
 use super::{
-    CHECKPOINTS, Globals, INTERRUPTED, UsageError, chat, counted, for_shell, memory, name_paths, signals,
-    tell,
+    CHECKPOINTS, Globals, INTERRUPTED, UsageError, chat, counted, describe, for_shell, is_same_file, memory,
+    name_paths, signals, tell, tell_of_encoding,
 };
 use crate::bundled;
 use crate::checkpoint::{Checkpoint, CheckpointError, Recipe, RunLength};
@@ -58,7 +58,7 @@ pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
     let outcome = run.train(&mut |event| display.show(&event));
     display.finish();
     let folder = run.folder();
-    let outcome = outcome.map_err(|error| with_way_on(error, folder))?;
+    let outcome = outcome.map_err(|error| with_way_on(error, &run))?;
     let newest = folder.newest().unwrap_or(folder.path()).to_owned();
     match outcome {
         Outcome::Interrupted => {
@@ -72,13 +72,17 @@ pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
         }
         Outcome::Finished => {
             let model = folder.best().unwrap_or(newest);
+            let best = run.best();
             if !globals.quiet {
                 if run.record().step == first_step {
                     tell!("Nothing was left to train; a longer --minutes, --epochs or --steps goes on.");
                 }
-                display.summary(run.record(), run.best(), &model);
+                display.summary(run.record(), best, &model);
             }
             drop(run);
+            if best.is_none() {
+                return Ok(ExitCode::SUCCESS);
+            }
             if !args.no_chat && stdin().is_terminal() && stdout().is_terminal() {
                 chat::with_model(&model, globals)?;
             } else if !globals.quiet {
@@ -89,18 +93,22 @@ pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
     }
 }
 
-/// An error that a run ended with; where its last save failed, with where to go on from.
-fn with_way_on(error: TrainError, folder: &RunFolder) -> anyhow::Error {
-    let newest = folder.newest().filter(|newest| newest.exists());
-    match (&error, newest) {
-        (TrainError::Checkpoint(CheckpointError::Save { .. }), Some(newest)) => {
-            anyhow!(
-                "{error}. Go on from the last save with: shoestring train --checkpoint {}",
-                for_shell(newest)
-            )
-        }
-        _ => error.into(),
+/// An error that a run ended with; where its last save failed, with what there is all the same.
+fn with_way_on(error: TrainError, run: &Run) -> anyhow::Error {
+    let not_saved = matches!(error, TrainError::Checkpoint(CheckpointError::Save { .. }));
+    let (error, folder, step) = (anyhow::Error::from(error), run.folder(), run.record().step);
+    if !not_saved {
+        return error;
     }
+    let mut message = describe(&error);
+    if let Some(model) = folder.best().filter(|_| run.best().is_some_and(|best| best.step == step)) {
+        message += &format!(". The model of step {step} is saved, in {}", model.display());
+    }
+    if let Some(newest) = folder.newest().filter(|newest| newest.exists()) {
+        let newest = for_shell(newest);
+        message += &format!(". Go on from the last save with: shoestring train --checkpoint {newest}");
+    }
+    anyhow!(message)
 }
 
 fn start(args: &TrainArgs, options: Options, globals: Globals) -> Result<Run> {
@@ -203,10 +211,8 @@ fn show_tokenizing(globals: Globals) -> impl FnMut(Event<'_>) {
 fn resumed_folder(args: &TrainArgs, checkpoint: &Path, step: u64) -> Result<RunFolder> {
     let parent =
         checkpoint.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let same =
-        |folder: &Path| matches!((folder.canonicalize(), parent.canonicalize()), (Ok(a), Ok(b)) if a == b);
     match args.checkpoint_dir.as_deref() {
-        Some(folder) if !same(folder) => Ok(RunFolder::open(folder, args.keep, None)?),
+        Some(folder) if !is_same_file(folder, parent) => Ok(RunFolder::open(folder, args.keep, None)?),
         _ => Ok(RunFolder::open(parent, args.keep, Some(step))?),
     }
 }
@@ -267,13 +273,11 @@ fn read_corpus(model_data: &[PathBuf], validation_data: &[PathBuf], globals: Glo
     let text =
         if model_data.is_empty() { Text::from_static(bundled::CORPUS) } else { Text::open(model_data)? };
     let validation = if validation_data.is_empty() { None } else { Some(Text::open(validation_data)?) };
-    let texts = || [Some(&text), validation.as_ref()].into_iter().flatten();
-    if texts().any(Text::converted_line_ends) && !globals.quiet {
-        tell!("Windows line ends in the text are read as plain ones.");
-    }
-    let invalid: u64 = texts().map(Text::invalid_bytes).sum();
-    if invalid > 0 && !globals.quiet {
-        tell!("Bytes in the text that are not UTF-8, taken as they are: {invalid}.");
+    for text in [Some(&text), validation.as_ref()].into_iter().flatten() {
+        if text.converted_line_ends() && !globals.quiet {
+            tell!("Windows line ends in the text are read as plain ones.");
+        }
+        tell_of_encoding(text);
     }
     Ok(Corpus::new(text, validation)?)
 }

@@ -1,6 +1,6 @@
 //! `shoestring export` and `shoestring import`
 
-use super::{Globals, open_model, refuse_overwriting, tell};
+use super::{Globals, open_model, refuse_overwriting, refuse_replacing, tell};
 use crate::model::Layout;
 use crate::transfer;
 use anyhow::{Result, bail};
@@ -51,6 +51,7 @@ pub fn import(args: &ImportArgs, globals: Globals) -> Result<ExitCode> {
     for input in [transfer::WEIGHTS, transfer::TOKENIZER] {
         refuse_overwriting(&args.folder.join(input), &args.output)?;
     }
+    refuse_replacing(&args.output)?;
     let config = transfer::import(&args.folder, &args.output)?;
     if !globals.quiet {
         let parameters = Layout::new(&config).parameters();

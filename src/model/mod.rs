@@ -26,6 +26,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::cores;
 use crate::tokenizer::TokenizerView;
 use shoestring_kernels::{Kernels, Line, Team};
+use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -48,6 +49,14 @@ pub struct Model {
     layout: Layout,
     kernels: &'static Kernels,
     team: Arc<Team>,
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut fields = formatter.debug_struct("Model");
+        fields.field("path", &self.checkpoint.path()).field("config", &self.config());
+        fields.field("kernels", &self.kernels.name()).finish_non_exhaustive()
+    }
 }
 
 impl Model {

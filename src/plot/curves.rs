@@ -9,6 +9,8 @@ use std::path::Path;
 
 /// Points of a curve that are drawn at most; more would only make a line thick with noise.
 const MOST_POINTS: usize = 1500;
+/// Characters of a run's name in the legend.
+const LONGEST_NAME: usize = 40;
 
 /// Of losses and seconds. A run that diverges can have losses near it; the drawing library takes forever over numbers
 /// far beyond.
@@ -157,5 +159,26 @@ fn name(run: &Path) -> String {
     }
     // A picture can't have control characters.
     let show = |character: char| if character.is_control() { char::REPLACEMENT_CHARACTER } else { character };
-    folder.to_string_lossy().chars().map(show).collect()
+    let name: Vec<char> = folder.to_string_lossy().chars().map(show).collect();
+    // Runs differ at the end of their paths.
+    match name.len().checked_sub(LONGEST_NAME) {
+        None | Some(0) => name.into_iter().collect(),
+        Some(excess) => ['…'].into_iter().chain(name[excess + 1..].iter().copied()).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_name_keeps_its_end() {
+        assert_eq!(name(Path::new("runs/a")), "runs/a");
+        let path = format!("{}/seed-1", "folder/".repeat(20));
+        let long = name(Path::new(&path));
+        assert!(long.starts_with('…') && long.ends_with("/seed-1"), "{long}");
+        assert_eq!(long.chars().count(), LONGEST_NAME);
+        let exact = "x".repeat(LONGEST_NAME);
+        assert_eq!(name(Path::new(&exact)), exact);
+    }
 }

@@ -33,7 +33,7 @@ pub enum TextError {
         path = path.display(), folder = folder.display())]
     Copy { path: PathBuf, folder: PathBuf, source: io::Error },
     /// A folder without text files.
-    #[error("{path} holds no .txt file; name a text file or a folder of .txt files", path = path.display())]
+    #[error("{path} holds no .txt file (folders in it are not read); name a text file or a folder of .txt files", path = path.display())]
     NoText { path: PathBuf },
     /// Nothing in it.
     #[error("{path} is empty, or blank; name a text file with something in it", path = path.display())]
@@ -90,16 +90,24 @@ enum Place {
 }
 
 impl Text {
-    /// Opens `paths`: each a text file, or a folder whose .txt files are read in order of their names. What a
-    /// pipe yields is kept in a temporary file.
+    /// Opens `paths`: each a text file, or a folder whose .txt files, but for blank ones, are read in order of their names.
+    /// What a pipe yields is kept in a temporary file.
     ///
     /// # Errors
-    /// If one can't be read, is empty, or is not text.
+    /// If one can't be read, is blank, or is not text.
     pub fn open(paths: &[PathBuf]) -> Result<Self, TextError> {
         let mut text = Text { sources: Vec::new(), converted_line_ends: false, invalid_bytes: 0 };
         for path in paths {
+            let files_before = text.sources.len();
             for file in files_at(path)? {
-                text.add(file)?;
+                match text.add(file) {
+                    // There is nothing in it that a folder's text would lack.
+                    Err(TextError::Empty { path: blank }) if blank != *path => {}
+                    added => added?,
+                }
+            }
+            if text.sources.len() == files_before {
+                return Err(TextError::Empty { path: path.clone() });
             }
         }
         Ok(text)
@@ -241,6 +249,9 @@ mod tests {
         let text = Text::open(&[folder.path().to_owned()]).unwrap();
         assert_eq!(read(&text).unwrap(), b"one\n\ntwo");
         assert_eq!((text.length(), text.files().count()), (8, 2));
+        fs::write(folder.path().join("aa.txt"), b" \n").unwrap();
+        let with_a_blank_one = Text::open(&[folder.path().to_owned()]).unwrap();
+        assert_eq!(read(&with_a_blank_one).unwrap(), b"one\n\ntwo");
     }
 
     #[test]
@@ -267,7 +278,10 @@ mod tests {
         assert!(matches!(open("zeros"), TextError::Binary { .. }));
         assert!(matches!(open("noise"), TextError::Binary { .. }));
         assert!(matches!(open("missing"), TextError::Io { .. }));
-        assert!(matches!(Text::open(&[folder.path().to_owned()]), Err(TextError::NoText { .. })));
+        let folder = folder.path().to_owned();
+        assert!(matches!(Text::open(std::slice::from_ref(&folder)), Err(TextError::NoText { .. })));
+        fs::write(folder.join("blank.txt"), b" \n").unwrap();
+        assert!(matches!(Text::open(&[folder]), Err(TextError::Empty { .. })));
     }
 
     #[test]

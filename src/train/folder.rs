@@ -3,7 +3,7 @@
 use crate::checkpoint::{
     Checkpoint, CheckpointError, Contents, Validation, atomic_write, remove_leftovers, save,
 };
-use crate::files::read_at_most;
+use crate::files::{make_folder, read_at_most, remove_folders};
 use crate::model::Kind;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -27,7 +27,7 @@ const SUSPECT_STEPS: u64 = 25;
 #[expect(missing_docs, reason = "the fields are what the messages name")]
 pub enum FolderError {
     /// It can't be made, read or written.
-    #[error("cannot use {path} for checkpoints: {source}", path = path.display())]
+    #[error("cannot use {path} for checkpoints (--checkpoint-dir): {source}", path = path.display())]
     Io { path: PathBuf, source: io::Error },
     /// Another run is writing to it.
     #[error("another training is writing to {path}; wait for it, or give this one its own --checkpoint-dir",
@@ -44,6 +44,8 @@ pub struct RunFolder {
     metrics: Option<File>,
     set_aside: Option<PathBuf>,
     lock: File,
+    /// Folders made for it, as long as there is nothing of a run in them.
+    made: Vec<PathBuf>,
 }
 
 impl RunFolder {
@@ -55,9 +57,10 @@ impl RunFolder {
     /// # Errors
     /// If the folder can't be used, or another run holds it.
     pub fn open(path: &Path, keep: usize, from: Option<u64>) -> Result<Self, FolderError> {
-        let lock = lock(path)?;
+        let made = make_folder(path).map_err(|source| FolderError::Io { path: path.to_owned(), source })?;
+        let lock = lock(path).inspect_err(|_| remove_folders(&made))?;
         let (path, numbered, keep) = (path.to_owned(), Vec::new(), keep.max(1));
-        Ok(RunFolder { path, from, numbered, keep, metrics: None, set_aside: None, lock })
+        Ok(RunFolder { path, from, numbered, keep, metrics: None, set_aside: None, lock, made })
     }
 
     /// Makes way for the run: what an earlier one left, or made after the step from which the run goes on, is moved into a
@@ -68,6 +71,7 @@ impl RunFolder {
 
     fn try_begin(&mut self, is_over: bool) -> io::Result<()> {
         remove_leftovers(&self.path)?;
+        self.made.clear();
         let metrics = self.path.join(METRICS);
         let Some(step) = self.from else {
             self.set_aside = set_aside_run(&self.path)?;
@@ -202,6 +206,16 @@ impl RunFolder {
         set_aside_run(&self.path)?;
         self.metrics = Some(append_to(&self.path.join(METRICS))?);
         Ok(())
+    }
+}
+
+/// A folder made for a run that did not begin goes again.
+impl Drop for RunFolder {
+    fn drop(&mut self) {
+        if !self.made.is_empty() {
+            let _ = fs::remove_file(self.path.join(LOCK));
+            remove_folders(&self.made);
+        }
     }
 }
 

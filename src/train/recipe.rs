@@ -127,7 +127,7 @@ pub fn default_recipe() -> Recipe {
     Size::default().recipe(false)
 }
 
-/// The model's documented settings, as its first implementation trained it.
+/// How the model's first implementation trained it.
 pub fn classic_recipe() -> Recipe {
     Recipe {
         name: "classic".to_owned(),

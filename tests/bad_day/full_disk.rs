@@ -45,6 +45,28 @@ fn on_a_full_disk_training_goes_on_and_saves_when_there_is_room_again() {
     assert!(workspace.weights(&workspace.newest("whole").unwrap()) == workspace.weights(&last));
 }
 
+#[test]
+fn a_run_whose_last_save_fails_names_the_model_it_made() {
+    let workspace = Workspace::new();
+    workspace.train(&["--steps", "2"]).success();
+    let resumable = workspace.read("checkpoints/step-00000002.shoe").len();
+    let model = workspace.read("checkpoints/best.shoe").len();
+    let between = (resumable + model) / 2 / 1024;
+    assert!(model / 1024 < between && between < resumable / 1024);
+    let resumed =
+        ["train", "--checkpoint", "checkpoints/step-00000002.shoe", "--steps", "20", "--quiet", "--no-chat"];
+    with_little_disk(&workspace, between, &resumed).failure(
+        1,
+        &[
+            "cannot save checkpoints/step-00000020.shoe",
+            "raise the limit on a file's size",
+            "The model of step 20 is saved, in checkpoints/best.shoe",
+            "shoestring train --checkpoint checkpoints/step-00000002.shoe",
+        ],
+    );
+    assert_eq!(workspace.inspect("checkpoints/best.shoe")["step"], 20);
+}
+
 /// Runs the program where no file may grow beyond `kibibytes`.
 fn with_little_disk(workspace: &Workspace, kibibytes: usize, arguments: &[&str]) -> Finished {
     let mut command = Command::new("bash");
@@ -71,10 +93,13 @@ fn on_a_full_disk_nothing_half_written_is_left_and_earlier_files_stay() {
         (&["tokenizer", "import", "exported/tokenizer.json", "-o", "out/tokenizer"], "tokenizer"),
     ];
     for (arguments, file) in commands {
-        workspace.write(&format!("out/{file}"), "earlier");
+        // A model is put in the place of nothing but a model.
+        let is_model = ["quantize", "import"].contains(&arguments[0]);
+        let earlier = if is_model { workspace.read(model) } else { b"earlier".to_vec() };
+        workspace.write(&format!("out/{file}"), &earlier);
         with_little_disk(&workspace, 1, arguments).failure(1, &[&format!("out/{file}"), "File too large"]);
         assert_eq!(workspace.list("out"), [file], "{arguments:?}");
-        assert_eq!(workspace.read(&format!("out/{file}")), b"earlier", "{arguments:?}");
+        assert!(workspace.read(&format!("out/{file}")) == earlier, "{arguments:?}");
         fs::remove_dir_all(workspace.path("out")).unwrap();
     }
     // Room for the tokenizer only, which is not put beside weights that are not there. Or the other way round.

@@ -58,6 +58,11 @@ fn before_the_first_step_a_signal_ends_it_and_changes_nothing() {
         assert!(said.contains("Stopped before training began"), "{said}");
         assert_eq!(workspace.list("checkpoints"), before);
     }
+    let elsewhere = [&flags[..], &["--threads", "1", "--checkpoint-dir", "new/run"]].concat();
+    let program = Running::start(&mut workspace.command(&elsewhere));
+    program.wait_until_said("Training the tokenizer");
+    program.end("TERM", 130);
+    assert!(!workspace.exists("new"));
 }
 
 /// The second ends it in the middle of the save that the first asked for, or of the one before.

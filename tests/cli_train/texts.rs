@@ -107,8 +107,11 @@ fn bytes_that_are_no_text_are_trained_on_and_told() {
     let workspace = Workspace::new();
     assert!(!workspace.train(&["--steps", "2"]).success().stderr.contains("UTF-8"));
     workspace.write("text.txt", [&workspace.read("text.txt")[..], b" a \xff\xfe b\n"].concat());
-    let told = workspace.train(&["--steps", "2"]).success().stderr;
-    assert!(told.contains("not UTF-8, taken as they are: 2."), "{told}");
+    let told = "bytes of text.txt are not UTF-8 and taken as they are";
+    let trained = workspace.train(&["--steps", "2", "--quiet"]).success().stderr;
+    assert!(trained.contains("Warning: 2 of ") && trained.contains(told), "{trained}");
+    let evaluated = workspace.run(&["eval", "--checkpoint", "checkpoints/best.shoe", "--data", "text.txt"]);
+    assert!(evaluated.success().stderr.contains(told));
 }
 
 #[test]

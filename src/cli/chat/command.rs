@@ -178,8 +178,8 @@ fn parse_command(text: &str) -> anyhow::Result<Command<'_>> {
     }
     let command = match (name, argument) {
         ("save" | "load", None) => bail!("/{name} needs the name of a file"),
-        ("save", Some(file)) => Command::Save(file.into()),
-        ("load", Some(file)) => Command::Load(file.into()),
+        ("save", Some(file)) => Command::Save(path(file)),
+        ("load", Some(file)) => Command::Load(path(file)),
         ("stats", None) => Command::Stats(None),
         ("stats", Some("on")) => Command::Stats(Some(true)),
         ("stats", Some("off")) => Command::Stats(Some(false)),
@@ -195,6 +195,16 @@ fn parse_command(text: &str) -> anyhow::Result<Command<'_>> {
         _ => bail!("there is no command /{name}; {}", advice(name)),
     };
     Ok(command)
+}
+
+/// The file that a name means to those who write it as for a shell: in quotes, or below their home.
+fn path(name: &str) -> PathBuf {
+    let unquoted = ['"', '\''].iter().find_map(|&quote| name.strip_prefix(quote)?.strip_suffix(quote));
+    match (unquoted, name.strip_prefix("~/"), std::env::home_dir()) {
+        (Some(name), ..) => name.into(),
+        (None, Some(name), Some(home)) => home.join(name),
+        _ => name.into(),
+    }
 }
 
 /// What to do instead of a command there is none of.
@@ -249,6 +259,9 @@ mod tests {
             (" /help\r\n", Input::Command(Command::Help)),
             ("exit", Input::Command(Command::Quit)),
             ("/save  my file ", Input::Command(Command::Save("my file".into()))),
+            ("/load \"my file\"", Input::Command(Command::Load("my file".into()))),
+            ("/save ~/f", Input::Command(Command::Save(std::env::home_dir().unwrap().join("f")))),
+            ("/save '~/f'", Input::Command(Command::Save("~/f".into()))),
             ("/stats off", Input::Command(Command::Stats(Some(false)))),
             ("/top-k 3", Input::Command(Command::Setting(&SETTINGS[1], Some("3")))),
             ("/seed", Input::Command(Command::Setting(&SETTINGS[5], None))),

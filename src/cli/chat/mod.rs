@@ -44,7 +44,7 @@ pub struct ChatArgs {
     #[arg(long, value_name = "N", default_value_t = MAX_TOKENS, value_parser = tokens)]
     max_response: usize,
     /// End a reply where this string comes up; may be given several times
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
     /// After each reply, say how many tokens it has and how fast they came
     #[arg(long)]
@@ -212,6 +212,7 @@ impl<'m> Chat<'m> {
             // What is kept stays until there is something else to keep.
             Command::Reset => {
                 self.conversation.reset();
+                self.changed = false;
                 self.say("A new conversation.");
             }
             Command::Save(path) => {
@@ -224,6 +225,7 @@ impl<'m> Chat<'m> {
             }
             Command::Load(path) => {
                 self.conversation.load(&path)?;
+                self.changed = false;
                 self.settle(&path);
                 self.say(&format!("Going on with {}.", path.display()));
             }

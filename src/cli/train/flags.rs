@@ -178,7 +178,7 @@ pub struct TrainingArgs {
 pub enum RecipeName {
     /// What trains best
     Default,
-    /// The model's documented settings
+    /// How the model's first implementation trained it
     Classic,
 }
 
