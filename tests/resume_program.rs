@@ -190,13 +190,41 @@ fn where_nothing_is_left_to_train_nothing_is_touched() {
     let from = "checkpoints/step-00000004.shoe";
     steps(from, "300");
     let files = || {
-        ["checkpoints/best.shoe", "checkpoints/metrics.jsonl", "checkpoints/step-00000300.shoe"]
-            .map(|file| workspace.read(file))
+        let numbered = workspace.list("checkpoints").into_iter().filter(|name| name.starts_with("step-"));
+        let files = numbered.chain(["best.shoe", "metrics.jsonl"].map(str::to_owned));
+        files.map(|file| (workspace.read(&format!("checkpoints/{file}")), file)).collect::<Vec<_>>()
     };
     let before = files();
-    assert!(steps(from, "4").stderr.contains("Nothing was left to train"));
-    assert!(files() == before);
+    // The second is one from which the run, as it is recorded, goes on.
+    let in_the_middle =
+        before.iter().map(|(_, file)| file).find(|file| file.as_str() > "step-00000004.shoe").unwrap();
+    for from in [from, &format!("checkpoints/{in_the_middle}")] {
+        assert!(steps(from, "4").stderr.contains("Nothing was left to train"));
+        assert!(files() == before);
+    }
     assert!(!workspace.exists("checkpoints/earlier-1"));
+}
+
+/// Copied beside another run's files, say, to go on where there is room.
+#[test]
+fn another_runs_checkpoints_are_moved_away_and_not_taken_for_its_own() {
+    let workspace = Workspace::new();
+    workspace.train(&["--steps", "40", "--checkpoint-dir", "a"]).success();
+    workspace.train(&["--steps", "30", "--checkpoint-dir", "b", "--tied"]).success();
+    let others: Vec<(String, Vec<u8>)> = workspace
+        .list("b")
+        .into_iter()
+        .filter(|name| name.ends_with(".shoe"))
+        .map(|name| (name.clone(), workspace.read(&format!("b/{name}"))))
+        .collect();
+    assert!(others.len() >= 2);
+    let checkpoint = workspace.read("a/step-00000040.shoe");
+    workspace.write("b/step-00000040.shoe", &checkpoint);
+    workspace.run(&["train", "--no-chat", "--checkpoint", "b/step-00000040.shoe", "--steps", "50"]).success();
+    for (name, bytes) in others {
+        assert!(workspace.read(&format!("b/earlier-1/{name}")) == bytes, "{name}");
+    }
+    assert_eq!(workspace.inspect("b/best.shoe")["config"], workspace.inspect("a/best.shoe")["config"]);
 }
 
 #[cfg(unix)]

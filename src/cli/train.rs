@@ -171,10 +171,18 @@ fn resume(args: &TrainArgs, path: &Path, options: Options, globals: Globals) -> 
     signals::stop(Arc::clone(&options.interrupt), globals.quiet)?;
     let folder = resumed_folder(args, path, record.step)?;
     let (kernels, mut observe) = (globals.kernels, show_tokenizing(globals));
+    let (rate, stored) = (recipe.lr, record.recipe.as_ref().map(|recipe| recipe.lr));
     let run = Run::resume(&checkpoint, recipe, corpus, kernels, folder, options.clone(), &mut observe)?;
     drop(observe);
     if !globals.quiet {
         tell!("Resuming {} at step {}, epoch {}.", path.display(), record.step, record.epoch);
+        let scale = training.position().lr_scale;
+        if scale != 1.0 && stored == Some(rate) {
+            let rate = rate * scale;
+            tell!(
+                "Its learning rate, halved when it diverged, is {rate:.2e}; a --lr of your own is taken as it is."
+            );
+        }
         if record.kernel != globals.kernels.name() {
             let (before, now) = (&record.kernel, globals.kernels.name());
             tell!(

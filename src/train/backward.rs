@@ -3,12 +3,12 @@
 //! Only dA · W_recurrent is sequential; all weight gradients are one matrix product each after it.
 
 use super::geometry::{Geometry, Tile, split_mut};
-use super::network::{Dropout, HEAD_ROWS, LayerBuffers, Network};
+use super::network::{Dropout, HEAD_ROWS, HEAD_TASK_ROWS, LayerBuffers, Network};
 use super::transpose::Transposed;
 use crate::model::router::route_backward;
 use crate::model::{LayerLayout, Layout, ModelConfig, Weights};
 use rayon::prelude::*;
-use shoestring_kernels::{Epilogue, Kernels, Line, as_floats_mut, padded};
+use shoestring_kernels::{Epilogue, Kernels, Line, PANEL_ROWS, as_floats_mut, padded};
 use std::ops::Range;
 
 /// Panels of the head's gradient that one task sums.
@@ -46,7 +46,7 @@ impl Backward {
             gate_gradient: vec![0.0; rows * config.top_k],
             gathered: vec![0.0; gathered * hidden],
             expert_inputs: vec![0.0; gathered * width],
-            norm_gradient: vec![Line::default(); geometry.tiles.len() * hidden / 16],
+            norm_gradient: vec![Line::default(); geometry.tiles.len() * hidden / PANEL_ROWS],
             state_gradient: vec![0.0; config.experts * batch * hidden],
         }
     }
@@ -98,7 +98,7 @@ impl Backward {
         let (vocabulary, width) = (padded(config.vocabulary), padded(config.hidden));
         let top = &network.inputs[config.layers][..targets.len() * width];
         let scale = 1.0 / targets.len() as f32;
-        let rows = (HEAD_ROWS / 8).min(targets.len());
+        let rows = HEAD_TASK_ROWS.min(targets.len());
         let mut nats = 0.0;
         let gradients = self.output_gradient.chunks_mut(HEAD_ROWS * width);
         for ((targets, x), dx) in targets.chunks(HEAD_ROWS).zip(top.chunks(HEAD_ROWS * width)).zip(gradients)
@@ -144,9 +144,9 @@ impl Backward {
         let dys = split_mut(&mut self.output_gradient, geometry.tile_lengths(hidden));
         let dgates = split_mut(&mut self.gate_gradient, geometry.tile_lengths(config.top_k));
         let dscores = split_mut(&mut self.score_gradient, geometry.tile_lengths(padded(experts)));
-        let dgains = &mut self.norm_gradient[..geometry.tiles.len() * hidden / 16];
+        let dgains = &mut self.norm_gradient[..geometry.tiles.len() * hidden / PANEL_ROWS];
         let tasks = geometry.tiles.par_iter().zip(dys).zip(dgates).zip(dscores);
-        tasks.zip(dgains.par_chunks_exact_mut(hidden / 16)).for_each(
+        tasks.zip(dgains.par_chunks_exact_mut(hidden / PANEL_ROWS)).for_each(
             |((((tile, dy), dgate), dscore), dgain)| {
                 let rows = tile.rows.clone();
                 Dropout::apply(dropout, kernels, dy, layer.index + 1, rows.start * hidden);
@@ -159,7 +159,7 @@ impl Backward {
                 layer.score_gradient(dscore, dgate, dy, tile, buffers);
             },
         );
-        for tile in dgains.chunks_exact(hidden / 16) {
+        for tile in dgains.chunks_exact(hidden / PANEL_ROWS) {
             add(&mut gradient[layer.layout.norm.clone()], tile);
         }
     }
@@ -283,12 +283,12 @@ impl Backward {
             Dropout::apply(dropout, network.kernels, dx, 0, row * stride);
             let token = token as usize;
             if network.config.tied {
-                let panel = &mut gradient[token / 16 * width..][..width];
+                let panel = &mut gradient[token / PANEL_ROWS * width..][..width];
                 for (line, dx) in panel.iter_mut().zip(dx) {
-                    line.0[token % 16] += *dx;
+                    line.0[token % PANEL_ROWS] += *dx;
                 }
             } else {
-                let lines = stride / 16;
+                let lines = stride / PANEL_ROWS;
                 let sums = as_floats_mut(&mut gradient[token * lines..][..lines]);
                 sums.iter_mut().zip(dx).for_each(|(sum, dx)| *sum += *dx);
             }
@@ -414,7 +414,7 @@ impl Layer<'_> {
 
     /// Gradient of a matrix and a bias that turned `x` into something of gradient `dy`.
     fn linear_gradient(&self, weight: &mut [Line], bias: &mut [Line], dy: &[f32], x: &[f32]) {
-        let (stride, depth) = (bias.len() * 16, self.config.input_width(self.index));
+        let (stride, depth) = (bias.len() * PANEL_ROWS, self.config.input_width(self.index));
         let x = &x[..dy.len() / stride * padded(depth)];
         self.kernels.weight_gradient(weight, 0, dy, stride, x, depth);
         self.kernels.bias_gradient(bias, dy);

@@ -1,10 +1,10 @@
 //! The folder of a run: checkpoints, the best model, `metrics.jsonl`, and a lock.
 
 use crate::checkpoint::{
-    Checkpoint, CheckpointError, Contents, Validation, atomic_write, remove_leftovers, save,
+    Checkpoint, CheckpointError, Contents, Recipe, Validation, atomic_write, remove_leftovers, save,
 };
 use crate::files::{make_folder, read_at_most, remove_folders};
-use crate::model::Kind;
+use crate::model::{Kind, ModelConfig};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -35,6 +35,32 @@ pub enum FolderError {
     Locked { path: PathBuf },
 }
 
+/// What tells a run's checkpoints from those of others.
+pub(super) struct Identity<'a> {
+    pub(super) config: ModelConfig,
+    pub(super) recipe: &'a Recipe,
+    pub(super) text_hash: u64,
+    /// Those made so far, of steps that were rolled back too.
+    pub(super) validations: &'a [Validation],
+}
+
+impl Identity<'_> {
+    /// Whether the run made `checkpoint` on its way to `step`.
+    fn made(&self, checkpoint: &Checkpoint, step: u64) -> bool {
+        let record = checkpoint.record();
+        let same_order = record.recipe.as_ref().is_some_and(|recipe| {
+            let order = |recipe: &Recipe| (recipe.seed, recipe.batch_size, recipe.seq_length);
+            order(recipe) == order(self.recipe)
+        });
+        let on_the_way = match checkpoint.training() {
+            Ok(training) => training.position().text_hash == self.text_hash && record.step <= step,
+            // The best model has no training state, but it was validated.
+            Err(_) => record.validations.last().is_some_and(|last| self.validations.contains(last)),
+        };
+        checkpoint.config() == self.config && same_order && on_the_way
+    }
+}
+
 /// A folder that this process alone writes checkpoints to.
 pub struct RunFolder {
     path: PathBuf,
@@ -63,13 +89,13 @@ impl RunFolder {
         Ok(RunFolder { path, from, numbered, keep, metrics: None, set_aside: None, lock, made })
     }
 
-    /// Makes way for the run: what an earlier one left, or made after the step from which the run goes on, is moved into a
+    /// Makes way for `run`: what another one left, or this one made after the step from which it goes on, is moved into a
     /// subfolder; unless the run that goes on is over already.
-    pub(super) fn begin(&mut self, is_over: bool) -> Result<(), FolderError> {
-        self.try_begin(is_over).map_err(|source| FolderError::Io { path: self.path.clone(), source })
+    pub(super) fn begin(&mut self, run: &Identity<'_>, is_over: bool) -> Result<(), FolderError> {
+        self.try_begin(run, is_over).map_err(|source| FolderError::Io { path: self.path.clone(), source })
     }
 
-    fn try_begin(&mut self, is_over: bool) -> io::Result<()> {
+    fn try_begin(&mut self, run: &Identity<'_>, is_over: bool) -> io::Result<()> {
         remove_leftovers(&self.path)?;
         self.made.clear();
         let metrics = self.path.join(METRICS);
@@ -78,16 +104,22 @@ impl RunFolder {
             self.metrics = Some(append_to(&metrics)?);
             return Ok(());
         };
-        // Whatever its name is: the checkpoint resumed from may have been given another.
-        let is_later =
-            |file: &PathBuf| !is_over && Checkpoint::open(file).is_ok_and(|it| it.record().step > step);
-        let (later, earlier) = run_files(&self.path)?.into_iter().partition(is_later);
-        self.set_aside = set_aside(&self.path, later)?;
+        // One that can't be read is left alone. Whatever a file's name is: it may have been given another.
+        let (mut in_the_way, mut earlier) = (Vec::new(), Vec::new());
+        for file in run_files(&self.path)? {
+            match Checkpoint::open(&file) {
+                Ok(checkpoint) if !run.made(&checkpoint, step) => in_the_way.push(file),
+                Ok(_) if step_of(&file).is_some_and(|its_step| its_step <= step) => earlier.push(file),
+                _ => {}
+            }
+        }
+        if !is_over {
+            self.set_aside = set_aside(&self.path, in_the_way)?;
+        }
         if let Some(folder) = self.set_aside.as_ref().filter(|_| metrics.exists()) {
             fs::copy(&metrics, folder.join(METRICS))?;
         }
         self.numbered = earlier;
-        self.numbered.retain(|file| step_of(file).is_some_and(|its_step| its_step <= step));
         self.numbered.sort_by_key(|file| step_of(file));
         self.metrics = Some(if is_over { append_to(&metrics)? } else { cut_metrics(&metrics, step)? });
         Ok(())
@@ -126,15 +158,11 @@ impl RunFolder {
         let is_trusted = |earlier: &PathBuf| is_trusted(earlier, contents.record.step);
         let trusted = self.numbered.iter().rposition(is_trusted).unwrap_or(0);
         let newest = self.numbered.len().saturating_sub(self.keep);
-        let mut at = 0..;
-        self.numbered.retain(|earlier| {
-            let keep = at.next().is_some_and(|at| at >= newest || at == trusted || at == trusted + 1);
-            if !keep {
-                // A file that is gone already, or can't be deleted, is no reason to stop training.
-                let _ = fs::remove_file(earlier);
-            }
-            keep
-        });
+        let is_kept = |at: usize| at >= newest || at == trusted || at == trusted + 1;
+        for at in (0..newest).rev().filter(|&at| !is_kept(at)) {
+            // A file that is gone already, or can't be deleted, is no reason to stop training.
+            let _ = fs::remove_file(self.numbered.remove(at));
+        }
         Ok(file)
     }
 
@@ -189,7 +217,7 @@ impl RunFolder {
     /// Makes the folder again and takes hold of it if it was deleted or moved away since, so that what comes next is
     /// not lost with it. `file` is what is about to be saved.
     fn hold(&mut self, file: &Path) -> Result<(), CheckpointError> {
-        if is_lock_of(&self.lock, &self.path) {
+        if is_file_at(&self.lock, &self.path.join(LOCK)) {
             return Ok(());
         }
         self.hold_again().map_err(|source| CheckpointError::Save { path: file.to_owned(), source })
@@ -200,6 +228,10 @@ impl RunFolder {
             FolderError::Io { source, .. } => source,
             locked @ FolderError::Locked { .. } => io::Error::other(locked.to_string()),
         })?;
+        if self.metrics.as_ref().is_some_and(|metrics| is_file_at(metrics, &self.path.join(METRICS))) {
+            // Only the lock was deleted.
+            return Ok(());
+        }
         // What is in it now may be another run's.
         self.numbered.clear();
         remove_leftovers(&self.path)?;
@@ -250,12 +282,12 @@ fn lock(path: &Path) -> Result<File, FolderError> {
     }
 }
 
-/// Whether `lock` is the lock file in the folder `path`, not in one that was there before.
+/// Whether the open `file` is the one at `path`, which may have been deleted or moved away since.
 #[cfg(unix)]
-fn is_lock_of(lock: &File, path: &Path) -> bool {
+fn is_file_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-    match (lock.metadata(), fs::metadata(path.join(LOCK))) {
+    match (file.metadata(), fs::metadata(path)) {
         (Ok(held), Ok(there)) => identity(held) == identity(there),
         _ => false,
     }
@@ -263,7 +295,7 @@ fn is_lock_of(lock: &File, path: &Path) -> bool {
 
 /// Windows lets nobody delete or move a folder with an open file in it.
 #[cfg(not(unix))]
-fn is_lock_of(_: &File, _: &Path) -> bool {
+fn is_file_at(_: &File, _: &Path) -> bool {
     true
 }
 

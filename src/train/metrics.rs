@@ -14,11 +14,13 @@ const INTERVAL: f64 = 1.0;
 
 /// Collects steps and writes a line about once a second.
 pub struct Metrics {
+    // Since the last line: losses summed, steps, rows of the text (tokens).
     sum: f64,
     steps: u64,
+    rows: u64,
+    // At the last line, of the whole run.
     seconds: f64,
     tokens: u64,
-    rows: u64,
     learning_rate: Option<f32>,
     text: TextLoss,
     experts: usize,

@@ -9,10 +9,12 @@ use super::geometry::{Geometry, Tile, split_mut};
 use crate::model::router::route;
 use crate::model::{LayerLayout, ModelConfig, Weights};
 use rayon::prelude::*;
-use shoestring_kernels::{Epilogue, Kernels, padded};
+use shoestring_kernels::{Epilogue, Kernels, PANEL_ROWS, padded};
 
 /// Rows of logits held at once: [HEAD_ROWS, Vp] instead of [T * B, Vp].
 pub(super) const HEAD_ROWS: usize = 256;
+/// Of those, the rows of one task.
+pub(super) const HEAD_TASK_ROWS: usize = HEAD_ROWS / 8;
 
 /// Buffers for a forward and backward pass over chunks of at most [steps, batch] tokens, and the state
 /// carried from chunk to chunk.
@@ -168,7 +170,7 @@ impl Network {
     pub fn loss(&mut self, weights: Weights<'_>, targets: &[u32]) -> f64 {
         let (vocabulary, width) = (padded(self.config.vocabulary), padded(self.config.hidden));
         let top = &self.inputs[self.config.layers][..targets.len() * width];
-        let rows = (HEAD_ROWS / 8).min(self.geometry.rows());
+        let rows = HEAD_TASK_ROWS.min(self.geometry.rows());
         let mut nats = 0.0;
         for (targets, x) in targets.chunks(HEAD_ROWS).zip(top.chunks(HEAD_ROWS * width)) {
             let logits = &mut self.logits[..targets.len() * vocabulary];
@@ -270,7 +272,7 @@ impl LayerPass<'_> {
             for (state, stream) in state.chunks_exact_mut(hidden).zip(assignment.streams(block)) {
                 state.copy_from_slice(&before[(block.expert * batch + stream) * hidden..][..hidden]);
             }
-            let lines = hidden / 16 * self.config.hidden;
+            let lines = hidden / PANEL_ROWS * self.config.hidden;
             let recurrent = &self.weights.get(&self.layer.recurrent)[block.expert * lines..][..lines];
             for run in assignment.runs(block) {
                 let rows = run.rows.start * hidden..run.rows.end * hidden;
@@ -290,9 +292,9 @@ impl LayerPass<'_> {
     /// z = sigmoid(W_update x + b) and W_candidate x + b of one expert.
     fn input_products(&self, expert: usize, x: &[f32], update: &mut [f32], candidate: &mut [f32]) {
         let hidden = padded(self.config.hidden);
-        let lines = hidden / 16 * self.input_width;
+        let lines = hidden / PANEL_ROWS * self.input_width;
         let panels = |range| &self.weights.get(range)[expert * lines..][..lines];
-        let bias = |range| &self.weights.get(range)[expert * hidden / 16..][..hidden / 16];
+        let bias = |range| &self.weights.get(range)[expert * hidden / PANEL_ROWS..][..hidden / PANEL_ROWS];
         let epilogue = Epilogue::BiasSigmoid(bias(&self.layer.update_bias));
         self.kernels.gemm(update, x, panels(&self.layer.update), self.input_width, epilogue);
         let epilogue = Epilogue::Bias(bias(&self.layer.candidate_bias));

@@ -4,12 +4,12 @@ use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// What random numbers are for; different purposes never share a stream.
+/// What random numbers are for; different purposes never share a stream. The numbers are part of every run's result.
 #[derive(Clone, Copy)]
 pub enum Purpose {
-    Initialisation,
-    Offset,
-    Dropout,
+    Initialisation = 0,
+    Offset = 1,
+    Dropout = 2,
 }
 
 /// A 64-bit key for `purpose` at `counter`.

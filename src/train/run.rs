@@ -3,7 +3,8 @@
 mod upkeep;
 
 use super::clock::Clock;
-use super::folder::{FolderError, RunFolder};
+use super::error::TrainError;
+use super::folder::{Identity, RunFolder};
 use super::initialise::initialise;
 use super::metrics::{Metrics, TextLoss};
 use super::network::Dropout;
@@ -12,84 +13,20 @@ use super::schedule::{self, Progress};
 use super::tokenize::{HeldOut, TokenizedCorpus};
 use super::trainer::{StepReport, Trainer};
 use super::{Corpus, Streams, TokensError, random};
-use crate::checkpoint::{
-    Checkpoint, CheckpointError, Position, Recipe, RecipeError, Record, RunLength, Validation,
-};
-use crate::model::{ConfigError, Layout, ModelConfig};
-use crate::text::TextError;
+use crate::checkpoint::{Checkpoint, CheckpointError, Position, Recipe, Record, RunLength, Validation};
+use crate::model::{Layout, ModelConfig};
 use crate::tokenizer::Tokenizer;
 use shoestring_kernels::{Kernels, Line};
 use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use thiserror::Error;
 use upkeep::UnsavedBest;
 
-/// How often a run that diverges is rolled back before it is given up.
-const MOST_DIVERGENCES: u32 = 3;
 /// Decay a step of the smoothed loss.
 const SMOOTHING: f64 = 0.98;
-
-/// Why a run ended early.
-#[derive(Debug, Error)]
-#[expect(missing_docs, reason = "the fields are what the messages name")]
-pub enum TrainError {
-    /// The folder for checkpoints can't be used.
-    #[error(transparent)]
-    Folder(#[from] FolderError),
-    /// A checkpoint can't be read or written.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// The text can't be read any more.
-    #[error(transparent)]
-    Text(#[from] TextError),
-    /// The text as tokens can't be written or read.
-    #[error(transparent)]
-    Tokens(#[from] TokensError),
-    /// The text is too short to learn from.
-    #[error(
-        "the text has {training} tokens to train on and {validation} to validate on, where at least 2 and 1 are \
-        needed; name more text, or, if it only repeats itself, a smaller --bpe-vocab-size"
-    )]
-    TooShort { training: usize, validation: usize },
-    /// A resumed run reads another text than before.
-    #[error(
-        "the training or validation text is not the one this run was started on; \
-        restore the files, or start a new run"
-    )]
-    OtherText,
-    /// It was asked to stop before the first step; nothing was saved, as there was nothing to save.
-    #[error("stopped before training began")]
-    Interrupted,
-    /// The model can't be.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The recipe can't be.
-    #[error(transparent)]
-    Recipe(#[from] RecipeError),
-    /// The tokenizer is not the model's.
-    #[error(
-        "the model has a vocabulary of {model} tokens, and the tokenizer of {tokenizer}; train one for the other"
-    )]
-    Vocabulary { model: usize, tokenizer: usize },
-    /// Threads can't be started.
-    #[error("cannot start threads: {0}")]
-    Threads(#[from] rayon::ThreadPoolBuildError),
-    /// Not one thread can be started.
-    #[error("cannot start a thread; end other programs, or raise the limits (ulimit -u, ulimit -v)")]
-    Thread(#[source] io::Error),
-    /// The checkpoints to roll back to were deleted.
-    #[error("training diverged, and its checkpoints are no longer in {path}; start again, with a smaller --lr",
-        path = path.display())]
-    NothingToGoBackTo { path: PathBuf },
-    /// Rolling back did not help.
-    #[error("training diverged again, although the learning rate was halved {MOST_DIVERGENCES} times; \
-        try a smaller --lr. The last good checkpoint is {}", checkpoint.display())]
-    Diverged { checkpoint: PathBuf },
-}
 
 /// What a run needs to know besides model and text.
 #[derive(Clone, Debug)]
@@ -165,6 +102,8 @@ struct Times {
     saved: Duration,
     validated: Duration,
     validation_took: Duration,
+    /// What was trained in earlier sessions since the last validation.
+    unvalidated: Duration,
 }
 
 impl Run {
@@ -211,7 +150,11 @@ impl Run {
         observe: &mut dyn FnMut(Event<'_>),
     ) -> Result<Self, TrainError> {
         let training = checkpoint.training()?;
-        let position = training.position();
+        let mut position = training.position();
+        if checkpoint.record().recipe.is_some_and(|before| before.lr != recipe.lr) {
+            // Halved was another rate.
+            (position.lr_scale, position.divergences) = (1.0, 0);
+        }
         if position.text_hash != corpus.hash() {
             return Err(TrainError::OtherText);
         }
@@ -287,12 +230,22 @@ impl Run {
         let parameters_per_token = Layout::new(&config).parameters() as f64 / streams.tokens() as f64;
         let metrics = Metrics::new(&record, &config, text);
         let seconds_before = record.seconds;
-        let times =
-            Times { saved: Duration::ZERO, validated: Duration::ZERO, validation_took: Duration::ZERO };
         let clock = Clock::start().map_err(TrainError::Thread)?;
         let progress = Progress::new(recipe.length, record.step, record.seconds, streams.chunks());
-        folder.begin(record.step > 0 && progress.done >= 1.0)?;
-        let validated_at = record.validations.last().map(|last| last.step);
+        let (text_hash, validations) = (position.text_hash, &record.validations[..]);
+        let identity = Identity { config, recipe: &recipe, text_hash, validations };
+        folder.begin(&identity, record.step > 0 && progress.done >= 1.0)?;
+        let last = record.validations.last().map_or(0, |last| last.step);
+        let validated_at = Some(last).filter(|&last| last > 0 && last == record.step);
+        // As many seconds as steps since then.
+        let unvalidated =
+            record.seconds * record.step.saturating_sub(last) as f64 / record.step.max(1) as f64;
+        let times = Times {
+            saved: Duration::ZERO,
+            validated: Duration::ZERO,
+            validation_took: Duration::ZERO,
+            unvalidated: Duration::try_from_secs_f64(unvalidated).unwrap_or_default(),
+        };
         Ok(Run {
             config,
             kernels,
@@ -361,11 +314,13 @@ impl Run {
         if self.folder.newest().is_none() {
             self.save(observe)?;
         }
+        let validated_before = self.validated_at;
         // The run was stopped in it.
         if self.is_validation_due() && !self.is_validated() {
             self.validate(observe)?;
         }
         let chunks = self.streams.chunks();
+        let mut trained = false;
         let (mut tokens, mut targets) = (Vec::new(), Vec::new()); // [B, T]
         loop {
             if self.is_complete() {
@@ -378,11 +333,12 @@ impl Run {
             let steps =
                 self.streams.read(self.record.epoch, self.position.chunk, &mut tokens, &mut targets)?;
             let report = self.step(&tokens, &targets, steps);
-            if self.has_diverged(&report) {
+            if self.has_diverged(&report, tokens.len()) {
                 self.roll_back(report.loss, observe)?;
                 continue;
             }
             self.account(&report, tokens.len());
+            trained = true;
             let epoch_ended = self.position.chunk == chunks;
             if epoch_ended {
                 self.position.chunk = 0;
@@ -396,16 +352,19 @@ impl Run {
             observe(Event::Step { record: &self.record, report: &report, done });
             self.look_after(epoch_ended, observe)?;
         }
-        if !self.is_validated() {
+        // Where nothing was left to do the checkpoint stays as it is, and with it the recipe by which it can go on.
+        if trained && !self.is_validated() {
             self.validate(observe)?;
         }
-        self.save(observe)?;
+        if trained || self.validated_at != validated_before {
+            self.save(observe)?;
+        }
         // It may have failed when it was validated, before a run that is resumed was stopped.
         if self.is_best() {
             self.save_best()?;
         }
         // The validation that a stop cut short is made when the run is resumed.
-        let is_stopped = self.is_interrupted() && !self.is_validated();
+        let is_stopped = trained && self.is_interrupted() && !self.is_validated();
         Ok(if is_stopped { Outcome::Interrupted } else { Outcome::Finished })
     }
 

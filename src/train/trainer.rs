@@ -24,7 +24,9 @@ pub struct Trainer {
     network: Network,
     backward: Backward,
     threads: rayon::ThreadPool,
-    rows: (Vec<u32>, Vec<u32>), // [T * B] tokens and targets in the order of the network's rows
+    // In the order of the network's rows.
+    tokens: Vec<u32>,  // [T * B]
+    targets: Vec<u32>, // [T * B]
 }
 
 /// What one step showed.
@@ -66,7 +68,8 @@ impl Trainer {
             network: Network::new(config, kernels, batch, steps),
             backward: Backward::new(&config, batch, steps),
             threads: rayon::ThreadPoolBuilder::new().num_threads(threads).build()?,
-            rows: (Vec::new(), Vec::new()),
+            tokens: Vec::new(),
+            targets: Vec::new(),
             average: Average::new(&weights),
             layout,
             weights,
@@ -108,11 +111,11 @@ impl Trainer {
         steps: usize,
         dropout: Option<Dropout>,
     ) -> f64 {
-        self.network.order_rows(steps, tokens, &mut self.rows.0);
-        self.network.order_rows(steps, targets, &mut self.rows.1);
+        self.network.order_rows(steps, tokens, &mut self.tokens);
+        self.network.order_rows(steps, targets, &mut self.targets);
         let Trainer { kernels, config, layout, weights, gradient, transposed, network, backward, .. } = self;
         let weights = Weights { config: *config, layout, lines: weights };
-        let (tokens, targets) = (&self.rows.0[..], &self.rows.1[..]);
+        let (tokens, targets) = (&self.tokens[..], &self.targets[..]);
         let nats = self.threads.install(|| {
             transposed.update(kernels, weights.lines);
             network.forward(weights, tokens, dropout);

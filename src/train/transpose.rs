@@ -7,9 +7,9 @@ use std::ops::Range;
 
 /// Panels of the transpose of every matrix of a model: of `[N, K]` panels, the panels of `[K, N]`.
 pub struct Transposed {
-    lines: Vec<Line>,
+    lines: Vec<Line>, // [lines], the matrices one after the other
     matrices: Vec<Matrix>,
-    /// For each tensor of the layout: its first matrix in `matrices`.
+    /// The head's place among them.
     head: usize,
     layers: Vec<LayerMatrices>,
 }
@@ -22,7 +22,7 @@ struct Matrix {
     columns: usize,
 }
 
-/// Indices of a layer's first matrices.
+/// The places among them of a layer's matrices; where each expert has one, of the first.
 #[derive(Clone, Copy)]
 pub struct LayerMatrices {
     router: usize,

@@ -81,6 +81,13 @@ fn separate_validation_text_leaves_all_of_the_text_to_train_on() {
     let (split, separate) = (tokens(&line(&split.stderr)), tokens(&line(&separate.success().stderr)));
     assert!(separate[0] > split[0], "{split:?} {separate:?}");
 
+    // What is validated is the model that is saved.
+    let evaluated = ["eval", "--checkpoint", "checkpoints/best.shoe", "--data", "held-out.txt", "--json"];
+    let loss = workspace.run(&evaluated).success().json()["nats_per_token"].as_f64().unwrap();
+    let validations = &workspace.inspect("checkpoints/best.shoe")["validations"];
+    let told = validations.as_array().unwrap().last().unwrap()["nats_per_token"].as_f64().unwrap();
+    assert!((loss - told).abs() < 1e-9 * loss, "{loss} {told}");
+
     let missing = workspace.train(&["--validation-data", "absent.txt"]);
     missing.failure(1, &["absent.txt", "cannot read"]);
 }

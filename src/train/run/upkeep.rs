@@ -1,6 +1,6 @@
 //! What a run does besides its steps: validations, checkpoints, and going back when it has diverged.
 
-use super::{Event, MOST_DIVERGENCES, Run, StepReport, TokensError, TrainError, made_now};
+use super::{Event, Run, StepReport, TokensError, TrainError, made_now};
 use crate::chat::Conversation;
 use crate::checkpoint::{Checkpoint, CheckpointError, Contents, Position, Record, TrainingState};
 use crate::evaluate::evaluate_unless;
@@ -9,6 +9,7 @@ use crate::model::{ModelConfig, Session};
 use crate::sample::{Sampler, Sampling};
 use crate::tokenizer::Tokenizer;
 use crate::train::RunFolder;
+use crate::train::error::MOST_DIVERGENCES;
 use shoestring_kernels::Line;
 use std::io;
 use std::path::Path;
@@ -18,6 +19,8 @@ use std::time::Duration;
 const VALIDATE_EVERY: Duration = Duration::from_secs(60);
 /// Short epochs are not validated more often than this.
 const VALIDATE_AT_MOST_EVERY: Duration = Duration::from_secs(5);
+/// Tokens whose mean loss says something about the model; that of a single one may be a rare letter's.
+const TELLING_TOKENS: usize = 64;
 /// Tokens of a sample at most, and what one of a dialogue model replies to.
 const SAMPLE_TOKENS: usize = 80;
 const GREETING: &str = "Hello! How are you?";
@@ -32,7 +35,7 @@ impl Run {
         let is_due = match self.validation_interval {
             Some(_) => self.is_validation_due(),
             None => {
-                let since = self.clock.now() - self.times.validated;
+                let since = self.clock.now() - self.times.validated + self.times.unvalidated;
                 since >= 10 * self.times.validation_took
                     && since >= if epoch_ended { VALIDATE_AT_MOST_EVERY } else { VALIDATE_EVERY }
             }
@@ -65,6 +68,7 @@ impl Run {
         let evaluation = self.trainer.on_threads(|| evaluate_unless(stop, weights, kernels, text))?;
         let Some(evaluation) = evaluation else { return Ok(()) };
         self.times.validated = self.clock.now();
+        self.times.unvalidated = Duration::ZERO;
         self.times.validation_took = self.times.validated - start;
         self.validated_at = Some(self.record.step);
         if !evaluation.nats.is_finite() {
@@ -176,13 +180,13 @@ impl Run {
         Ok(best?)
     }
 
-    /// Whether the loss is not finite, or rose from its lowest by more than a model that has learned
-    /// nothing could explain.
-    pub(super) fn has_diverged(&self, report: &StepReport) -> bool {
+    /// Whether the loss over `tokens` tokens is not finite, or far above that of a model that has learned nothing, or the smoothed
+    /// loss is above that and has risen far from its lowest. What is merely hard to predict after something easy is below it.
+    pub(super) fn has_diverged(&self, report: &StepReport, tokens: usize) -> bool {
         let untrained = (self.config.vocabulary as f64).ln();
-        let exploded = report.loss > 2.0 * untrained + 2.0
-            || self.record.loss > self.position.lowest_loss + 0.5 * untrained;
-        !report.updated || exploded
+        let exploded = tokens >= TELLING_TOKENS && report.loss > 2.0 * untrained + 2.0;
+        let risen = self.record.loss > untrained.max(self.position.lowest_loss + 0.5 * untrained);
+        !report.updated || exploded || risen
     }
 
     pub(super) fn roll_back(
@@ -204,7 +208,10 @@ impl Run {
         let position = training.position();
         let (weights, average) = (training.weights(), checkpoint.weights());
         self.trainer.restore(weights, average, training.moments(), &position.carried_state);
+        // What was validated since was, and the best of it may be the best there is.
+        let validations = std::mem::take(&mut self.record.validations);
         self.record = made_now(self.record.recipe.take(), self.kernels, checkpoint.record());
+        self.record.validations = validations;
         self.position = Position { lr_scale, divergences, ..position };
         self.validated_at = None;
         self.metrics.restart(self.record.tokens, self.seconds());
@@ -237,9 +244,29 @@ mod tests {
     use crate::checkpoint::{Recipe, RunLength};
     use crate::text::Text;
     use crate::tokenizer::MINIMUM_VOCABULARY;
-    use crate::train::{BEST, Corpus, Options, default_recipe};
+    use crate::train::{BEST, Corpus, Options, default_recipe, newest_checkpoint};
     use shoestring_kernels::Kernels;
     use std::sync::Arc;
+
+    const TEXT: &[u8] = b"So much the same, and so much of it. ";
+
+    fn corpus() -> Corpus {
+        Corpus::new(Text::from_bytes(TEXT.repeat(60)), None).unwrap()
+    }
+
+    fn options() -> Options {
+        Options { threads: 1, save_every: Duration::from_secs(3600), interrupt: Arc::default() }
+    }
+
+    /// The run that left its newest checkpoint in `folder`, to go on at another rate or for another length.
+    fn resumed(folder: &Path, change: impl FnOnce(&mut Recipe)) -> Run {
+        let newest = newest_checkpoint(folder).unwrap().unwrap();
+        let checkpoint = Checkpoint::open(&newest).unwrap();
+        let mut recipe = checkpoint.record().recipe.unwrap();
+        change(&mut recipe);
+        let folder = RunFolder::open(folder, 2, Some(checkpoint.record().step)).unwrap();
+        Run::resume(&checkpoint, recipe, corpus(), Kernels::best(), folder, options(), &mut |_| ()).unwrap()
+    }
 
     fn run(folder: &Path) -> Run {
         let config = ModelConfig {
@@ -252,15 +279,12 @@ mod tests {
             tied: false,
             eps_rmsnorm: 1e-5,
         };
-        let text = b"So much the same, and so much of it. ".repeat(60);
-        let tokenizer = Tokenizer::train(&[&text], MINIMUM_VOCABULARY, 1).unwrap();
-        let corpus = Corpus::new(Text::from_bytes(text), None).unwrap();
+        let tokenizer = Tokenizer::train(&[TEXT], MINIMUM_VOCABULARY, 1).unwrap();
         let folder = RunFolder::open(folder, 2, None).unwrap();
         let recipe =
             Recipe { batch_size: 4, seq_length: 16, length: RunLength::Epochs(3), ..default_recipe() };
-        let options =
-            Options { threads: 1, save_every: Duration::from_secs(3600), interrupt: Arc::default() };
-        Run::start(config, recipe, tokenizer, corpus, Kernels::best(), folder, options, &mut |_| ()).unwrap()
+        let kernels = Kernels::best();
+        Run::start(config, recipe, tokenizer, corpus(), kernels, folder, options(), &mut |_| ()).unwrap()
     }
 
     #[test]
@@ -270,12 +294,98 @@ mod tests {
         run.train(&mut |_| ()).unwrap();
         let (best, step) = (run.best().unwrap(), run.record.step);
         run.roll_back(9.0, &mut |_| ()).unwrap();
-        assert!(run.record.step < step && run.record.validations.len() < 3);
+        assert!(run.record.step < step);
         run.recipe.lr = 0.0;
         run.train(&mut |_| ()).unwrap();
         assert!(run.record.validations.last().unwrap().nats_per_token > best.nats_per_token);
         assert_eq!(run.best(), Some(best));
         assert_eq!(run.folder.best_validation(), Some(best));
+    }
+
+    #[test]
+    fn it_keeps_the_best_model_where_it_is_resumed_too_and_a_rate_that_is_not_halved_if_it_is_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut run = run(folder.path());
+        run.train(&mut |_| ()).unwrap();
+        let best = run.best().unwrap();
+        run.roll_back(9.0, &mut |_| ()).unwrap();
+        assert!(run.record.step < best.step);
+        run.save(&mut |_| ()).unwrap();
+        drop(run);
+        let same = resumed(folder.path(), |_| ());
+        assert_eq!(same.folder.best_validation(), Some(best));
+        assert_eq!((same.position.lr_scale, same.position.divergences), (0.5, 1));
+        drop(same);
+        let slower = resumed(folder.path(), |recipe| recipe.lr = 1e-3);
+        assert_eq!((slower.position.lr_scale, slower.position.divergences), (1.0, 0));
+        assert_eq!(slower.folder.set_aside(), None);
+    }
+
+    #[test]
+    fn a_loss_is_a_divergence_only_if_a_model_that_knows_nothing_has_less() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut run = run(folder.path());
+        let untrained = (MINIMUM_VOCABULARY as f64).ln();
+        let mut diverged = |lowest, smoothed, loss, tokens, updated| {
+            (run.position.lowest_loss, run.record.loss) = (lowest, smoothed);
+            let report =
+                StepReport { loss, gradient_norm: 1.0, learning_rate: 1e-3, largest_state: 1.0, updated };
+            run.has_diverged(&report, tokens)
+        };
+        assert!(!diverged(0.1, 0.1, untrained, 64, true));
+        assert!(diverged(0.1, 0.1, untrained, 64, false));
+        assert!(diverged(0.1, 0.1, 2.0 * untrained + 2.1, 64, true));
+        assert!(!diverged(0.1, 0.1, 9.0 * untrained, 1, true));
+        assert!(!diverged(0.1, 0.9 * untrained, untrained, 64, true));
+        assert!(diverged(0.1, 1.1 * untrained, untrained, 64, true));
+        assert!(!diverged(untrained, 1.4 * untrained, untrained, 64, true));
+    }
+
+    #[test]
+    fn at_the_end_of_an_epoch_the_state_is_zero_and_passes_count_its_parts() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut run = run(folder.path());
+        let mut passes = Vec::new();
+        run.train(&mut |_| ()).unwrap();
+        for step in 0..2 * run.streams.chunks() {
+            (run.record.epoch, run.position.chunk) =
+                ((step / run.streams.chunks()) as u32, step % run.streams.chunks());
+            passes.push(run.passes());
+        }
+        assert!(passes.is_sorted() && passes[0] == 0.0 && passes[1] > 0.0, "{passes:?}");
+        let newest = Checkpoint::open(run.folder.newest().unwrap()).unwrap();
+        let position = newest.training().unwrap().position();
+        assert!(position.chunk == 0 && position.carried_state.iter().all(|&h| h == 0.0));
+    }
+
+    #[test]
+    fn minutes_of_earlier_sessions_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut run = run(folder.path());
+        run.train(&mut |_| ()).unwrap();
+        (run.record.seconds, run.record.step) = (45.0, run.record.step + 10);
+        run.save(&mut |_| ()).unwrap();
+        drop(run);
+        let resumed = resumed(folder.path(), |recipe| recipe.length = RunLength::Minutes(1.0));
+        assert!(resumed.progress().done >= 0.75);
+        assert!(!resumed.times.unvalidated.is_zero());
+    }
+
+    #[test]
+    fn without_its_lock_the_folder_is_the_runs_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut run = run(folder.path());
+        run.train(&mut |_| ()).unwrap();
+        let files = || {
+            let entries = std::fs::read_dir(folder.path()).unwrap();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        let before = files();
+        std::fs::remove_file(folder.path().join(".lock")).unwrap();
+        run.save(&mut |_| ()).unwrap();
+        assert_eq!(files(), before);
     }
 
     #[test]
