@@ -21,7 +21,7 @@ pub enum PlotError {
     #[error("{path} has no losses to draw; name the folder of a run that has trained for some seconds", path = path.display())]
     Empty { path: PathBuf },
     /// It is something else, or damaged.
-    #[error("{path}, line {line}: not a line of metrics: {what}", path = path.display())]
+    #[error("{path}, line {line}: not a line of metrics ({what}); name the folder of a run, or its metrics.jsonl", path = path.display())]
     Broken { path: PathBuf, line: usize, what: String },
     /// The drawing library gave up.
     #[error("cannot draw: {0}")]

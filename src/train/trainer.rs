@@ -165,3 +165,59 @@ impl Trainer {
         self.threads.install(work)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::initialise;
+
+    const CONFIG: ModelConfig = ModelConfig {
+        vocabulary: 20,
+        embedding: 5,
+        hidden: 7,
+        layers: 2,
+        experts: 2,
+        top_k: 2,
+        tied: false,
+        eps_rmsnorm: 1e-5,
+    };
+    const UPDATE: Update = Update {
+        step: 1,
+        learning_rate: 1e-3,
+        beta1: 0.9,
+        beta2: 0.99,
+        eps: 1e-8,
+        weight_decay: 0.1,
+        clip: 1.0,
+    };
+
+    fn trainer(weights: Vec<Line>) -> Trainer {
+        Trainer::new(CONFIG, Kernels::best(), weights, (2, 3), 1).unwrap()
+    }
+
+    #[test]
+    fn a_state_that_ran_away_starts_the_next_chunk_within_bounds() {
+        let mut trainer = trainer(initialise(&Layout::new(&CONFIG), 1));
+        trainer.network().carried_state().fill(-1e6);
+        let report = trainer.step((&[1; 6], &[2; 6]), 3, UPDATE, None);
+        assert!(report.largest_state > CARRIED_BOUND);
+        assert!(trainer.network().carried_state().iter().any(|&h| h == -CARRIED_BOUND));
+        assert!(trainer.network().carried_state().iter().all(|h| h.abs() <= CARRIED_BOUND));
+    }
+
+    #[test]
+    fn weights_are_moved_by_what_is_finite_only() {
+        let layout = Layout::new(&CONFIG);
+        let sound = initialise(&layout, 1);
+        let mut broken = sound.clone();
+        broken[layout.embedding.start].0[0] = f32::INFINITY;
+        for (weights, moves) in [(sound, true), (broken, false)] {
+            let mut trainer = trainer(weights.clone());
+            let report = trainer.step((&[0; 6], &[2; 6]), 3, UPDATE, None);
+            assert_eq!(report.updated, moves);
+            assert_eq!(trainer.weights().lines != &weights[..], moves);
+            assert_eq!(trainer.average().lines != &weights[..], moves);
+            assert_eq!(trainer.moments().iter().any(|line| line.0 != [0.0; 16]), moves);
+        }
+    }
+}
