@@ -34,7 +34,10 @@ pub fn require_file(path: &Path) -> io::Result<()> {
     if path.metadata()?.is_file() {
         Ok(())
     } else {
-        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file, but a folder or a device; name a file"))
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is not a file, but a folder or a device; name a file",
+        ))
     }
 }
 

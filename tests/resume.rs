@@ -75,8 +75,7 @@ impl Setting {
     fn resume(&self, folder: &Path, corpus: Corpus) -> Result<Run, TrainError> {
         let checkpoint =
             Checkpoint::open(&shoestring::train::newest_checkpoint(folder).unwrap().unwrap()).unwrap();
-        let step = checkpoint.record().step;
-        let folder = RunFolder::open(folder, 2, Some(step)).unwrap();
+        let folder = RunFolder::open(folder, 2, Some(&checkpoint))?;
         let (recipe, options) = (self.recipe.clone(), self.options());
         Run::resume(&checkpoint, recipe, corpus, self.kernels, folder, options, &mut |_| ())
     }

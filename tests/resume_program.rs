@@ -205,26 +205,37 @@ fn where_nothing_is_left_to_train_nothing_is_touched() {
     assert!(!workspace.exists("checkpoints/earlier-1"));
 }
 
-/// Copied beside another run's files, say, to go on where there is room.
+/// Copied beside another run's files, say, to go on where there is room: of another model, or on the same text with the same
+/// seed, or one that is over already.
 #[test]
 fn another_runs_checkpoints_are_moved_away_and_not_taken_for_its_own() {
     let workspace = Workspace::new();
     workspace.train(&["--steps", "40", "--checkpoint-dir", "a"]).success();
-    workspace.train(&["--steps", "30", "--checkpoint-dir", "b", "--tied"]).success();
-    let others: Vec<(String, Vec<u8>)> = workspace
-        .list("b")
-        .into_iter()
-        .filter(|name| name.ends_with(".shoe"))
-        .map(|name| (name.clone(), workspace.read(&format!("b/{name}"))))
-        .collect();
-    assert!(others.len() >= 2);
     let checkpoint = workspace.read("a/step-00000040.shoe");
-    workspace.write("b/step-00000040.shoe", &checkpoint);
-    workspace.run(&["train", "--no-chat", "--checkpoint", "b/step-00000040.shoe", "--steps", "50"]).success();
-    for (name, bytes) in others {
-        assert!(workspace.read(&format!("b/earlier-1/{name}")) == bytes, "{name}");
+    for (other, name, steps) in [
+        (["--tied"].as_slice(), "step-00000040.shoe", "50"),
+        (&["--lr", "0.02"], "step-00000040.shoe", "50"),
+        (&["--lr", "0.02"], "renamed.shoe", "40"),
+    ] {
+        workspace.train(&[&["--steps", "30", "--checkpoint-dir", "b"], other].concat()).success();
+        let others: Vec<(String, Vec<u8>)> = workspace
+            .list("b")
+            .into_iter()
+            .filter(|name| name.ends_with(".shoe") || name.ends_with(".jsonl"))
+            .map(|name| (name.clone(), workspace.read(&format!("b/{name}"))))
+            .collect();
+        assert!(others.len() >= 4);
+        let from = format!("b/{name}");
+        workspace.write(&from, &checkpoint);
+        workspace.run(&["train", "--no-chat", "--checkpoint", &from, "--steps", steps]).success();
+        for (name, bytes) in others {
+            assert!(workspace.read(&format!("b/earlier-1/{name}")) == bytes, "{other:?} {name}");
+        }
+        let [ours, original] =
+            ["b/best.shoe", "a/best.shoe"].map(|best| workspace.inspect(best)["validations"].clone());
+        assert_eq!(ours[0], original[0], "{other:?}");
+        std::fs::remove_dir_all(workspace.path("b")).unwrap();
     }
-    assert_eq!(workspace.inspect("b/best.shoe")["config"], workspace.inspect("a/best.shoe")["config"]);
 }
 
 #[cfg(unix)]

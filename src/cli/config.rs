@@ -91,7 +91,9 @@ fn arguments_in(train: &Command, given: &ArgMatches, text: &str) -> Result<Vec<O
     }
     for (flag, decides) in [("size", widths()), ("recipe", rates())] {
         let is_seen = |key: &&str| seen.iter().any(|arg| arg.get_long() == Some(key));
-        if given.value_source(flag) == Some(ValueSource::CommandLine) && decides.iter().all(is_seen) {
+        let is_length_seen = ["epochs", "minutes", "steps"].iter().any(is_seen);
+        let is_decided = decides.iter().all(is_seen) && (flag == "size" || is_length_seen);
+        if given.value_source(flag) == Some(ValueSource::CommandLine) && is_decided {
             let decided = entries.iter().find(|(key, _)| decides.contains(&&**key.get_ref()));
             let at = decided.map_or(0, |(key, _)| key.span().start);
             let keys = decides.join(", ");
@@ -199,7 +201,8 @@ fn unknown(train: &Command, name: &str) -> String {
         _ => None,
     });
     // Not a flag's second name, which is none of a key.
-    let suggestion = suggestion.filter(|key| train.get_arguments().any(|arg| arg.get_long() == Some(key)));
+    let suggestion =
+        suggestion.filter(|key| train.get_arguments().any(|arg| is_key(arg) && arg.get_long() == Some(key)));
     let hint = suggestion.map_or_else(
         || "its keys are the flags of `shoestring train --help`, without the dashes before them".to_owned(),
         |key| format!("did you mean {key}?"),

@@ -24,7 +24,7 @@ mod train;
 mod transfer;
 
 use crate::bundled;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::Model;
 use crate::text::Text;
 use crate::train::{BEST, newest_checkpoint};
@@ -279,16 +279,18 @@ fn refuse_overwriting(input: &Path, output: &Path) -> Result<(), UsageError> {
 
 /// An error if the file at `output`, where a model is to be written, holds something else than one: a text, or a run to go
 /// on with.
-fn refuse_replacing(output: &Path) -> Result<(), UsageError> {
-    if !output.metadata().is_ok_and(|file| file.is_file() && file.len() > 0) {
+fn refuse_replacing(path: &Path) -> Result<(), UsageError> {
+    if !path.metadata().is_ok_and(|file| file.is_file() && file.len() > 0) {
         return Ok(());
     }
-    let holds = match Checkpoint::open(output) {
-        Ok(checkpoint) if checkpoint.is_resumable() => "holds a run to go on with",
+    let output = path.display();
+    let what = match Checkpoint::open(path) {
+        Ok(checkpoint) if checkpoint.is_resumable() => format!("{output} holds a run to go on with"),
         Ok(_) => return Ok(()),
-        Err(_) => "is there, and is no model",
+        Err(CheckpointError::Foreign { .. }) => format!("{output} is there, and is no model"),
+        Err(error) => format!("{output} would be replaced, and may be of use: {error}"),
     };
-    Err(UsageError(format!("{} {holds}; name another output, or delete it", output.display())))
+    Err(UsageError(format!("{what}; name another output, or delete it")))
 }
 
 /// As many of a thing.

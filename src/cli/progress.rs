@@ -20,9 +20,8 @@ const NOTICEABLE: Duration = Duration::from_secs(1);
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 /// Time after which a run says how fast it is.
 const MEASURE: Duration = Duration::from_millis(900);
-/// Columns of the bar and the percentage before a line's message, and of the terminals that have room for the bar.
+/// Columns of the bar and the percentage before a line's message.
 const BAR_COLUMNS: usize = 19;
-const ROOM_FOR_BAR: usize = 60;
 /// The most columns of the loss's course, which gets what the message leaves.
 const WIDEST_COURSE: usize = 40;
 
@@ -122,7 +121,7 @@ impl Display {
         let taken = BAR_COLUMNS + loss.len() + " ".len() + rest.len();
         let course = self.course.sparkline(columns.saturating_sub(taken + 1).min(WIDEST_COURSE));
         let gap = if course.is_empty() { "" } else { " " };
-        bar.set_style(style(columns >= ROOM_FOR_BAR));
+        bar.set_style(style(columns >= taken));
         bar.set_position((done * TICKS as f64) as u64);
         bar.set_message(format!("{loss}{gap}{course}{rest}"));
     }

@@ -169,7 +169,7 @@ fn resume(args: &TrainArgs, path: &Path, options: Options, globals: Globals) -> 
         }
     })?;
     signals::stop(Arc::clone(&options.interrupt), globals.quiet)?;
-    let folder = resumed_folder(args, path, record.step)?;
+    let folder = resumed_folder(args, &checkpoint)?;
     let (kernels, mut observe) = (globals.kernels, show_tokenizing(globals));
     let (rate, stored) = (recipe.lr, record.recipe.as_ref().map(|recipe| recipe.lr));
     let run = Run::resume(&checkpoint, recipe, corpus, kernels, folder, options.clone(), &mut observe)?;
@@ -180,7 +180,7 @@ fn resume(args: &TrainArgs, path: &Path, options: Options, globals: Globals) -> 
         if scale != 1.0 && stored == Some(rate) {
             let rate = rate * scale;
             tell!(
-                "Its learning rate, halved when it diverged, is {rate:.2e}; a --lr of your own is taken as it is."
+                "Its learning rate, halved when it diverged, is {rate:.2e}; another --lr would be taken as it is."
             );
         }
         if record.kernel != globals.kernels.name() {
@@ -216,12 +216,12 @@ fn show_tokenizing(globals: Globals) -> impl FnMut(Event<'_>) {
 }
 
 /// The folder to go on in: the checkpoint's, or a new one, where another run's files are not this one's.
-fn resumed_folder(args: &TrainArgs, checkpoint: &Path, step: u64) -> Result<RunFolder> {
+fn resumed_folder(args: &TrainArgs, checkpoint: &Checkpoint) -> Result<RunFolder> {
     let parent =
-        checkpoint.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        checkpoint.path().parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match args.checkpoint_dir.as_deref() {
         Some(folder) if !is_same_file(folder, parent) => Ok(RunFolder::open(folder, args.keep, None)?),
-        _ => Ok(RunFolder::open(parent, args.keep, Some(step))?),
+        _ => Ok(RunFolder::open(parent, args.keep, Some(checkpoint))?),
     }
 }
 

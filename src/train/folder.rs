@@ -1,7 +1,8 @@
 //! The folder of a run: checkpoints, the best model, `metrics.jsonl`, and a lock.
 
+use super::error::TrainError;
 use crate::checkpoint::{
-    Checkpoint, CheckpointError, Contents, Recipe, Validation, atomic_write, remove_leftovers, save,
+    Checkpoint, CheckpointError, Contents, Recipe, Record, Validation, atomic_write, remove_leftovers, save,
 };
 use crate::files::{make_folder, read_at_most, remove_folders};
 use crate::model::{Kind, ModelConfig};
@@ -35,36 +36,64 @@ pub enum FolderError {
     Locked { path: PathBuf },
 }
 
-/// What tells a run's checkpoints from those of others.
-pub(super) struct Identity<'a> {
-    pub(super) config: ModelConfig,
-    pub(super) recipe: &'a Recipe,
-    pub(super) text_hash: u64,
-    /// Those made so far, of steps that were rolled back too.
-    pub(super) validations: &'a [Validation],
+/// The checkpoint that a run goes on from, as far as it tells the run's files from those of others.
+struct Resumed {
+    config: ModelConfig,
+    record: Record,
+    text_hash: u64,
+    /// Whether the run has been at later steps, which it went back from.
+    went_back: bool,
 }
 
-impl Identity<'_> {
-    /// Whether the run made `checkpoint` on its way to `step`.
-    fn made(&self, checkpoint: &Checkpoint, step: u64) -> bool {
+/// Whose a checkpoint is.
+#[derive(PartialEq)]
+enum Origin {
+    /// The run's, on its way to where it goes on from.
+    Own,
+    /// The run's, of a later step.
+    Later,
+    /// Another run's.
+    Foreign,
+}
+
+impl Resumed {
+    fn new(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
+        let position = checkpoint.training()?.position();
+        Ok(Resumed {
+            config: checkpoint.config(),
+            record: checkpoint.record(),
+            text_hash: position.text_hash,
+            went_back: position.divergences > 0,
+        })
+    }
+
+    fn origin_of(&self, checkpoint: &Checkpoint) -> Origin {
         let record = checkpoint.record();
-        let same_order = record.recipe.as_ref().is_some_and(|recipe| {
-            let order = |recipe: &Recipe| (recipe.seed, recipe.batch_size, recipe.seq_length);
-            order(recipe) == order(self.recipe)
-        });
-        let on_the_way = match checkpoint.training() {
-            Ok(training) => training.position().text_hash == self.text_hash && record.step <= step,
-            // The best model has no training state, but it was validated.
-            Err(_) => record.validations.last().is_some_and(|last| self.validations.contains(last)),
-        };
-        checkpoint.config() == self.config && same_order && on_the_way
+        let same_text = checkpoint.training().map_or(true, |it| it.position().text_hash == self.text_hash);
+        if checkpoint.config() != self.config || !same_text || !self.same_course(&record) {
+            return Origin::Foreign;
+        }
+        let is_earlier = record.step <= self.record.step;
+        // The best model may be from before the run went back.
+        if is_earlier || self.went_back && !checkpoint.is_resumable() { Origin::Own } else { Origin::Later }
+    }
+
+    /// Whether one of both records is of a later moment of the same run: its validations begin with those of the other, and
+    /// losses of two runs differ. Before there are any, all settings must be the same.
+    fn same_course(&self, record: &Record) -> bool {
+        let (Some(mine), Some(its)) = (&self.record.recipe, &record.recipe) else { return false };
+        let order = |recipe: &Recipe| (recipe.seed, recipe.batch_size, recipe.seq_length);
+        let validations = self.record.validations.iter().zip(&record.validations);
+        let none = self.record.validations.is_empty() || record.validations.is_empty();
+        let same_settings = || *its == Recipe { length: its.length, ..mine.clone() };
+        order(mine) == order(its) && validations.clone().all(|(a, b)| a == b) && (!none || same_settings())
     }
 }
 
 /// A folder that this process alone writes checkpoints to.
 pub struct RunFolder {
     path: PathBuf,
-    from: Option<u64>,
+    resumed: Option<Resumed>,
     numbered: Vec<PathBuf>,
     keep: usize,
     metrics: Option<File>,
@@ -75,52 +104,61 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Takes hold of `path`, making it if needed, for a new run or, with `from`, to go on with the run in it
-    /// from that step. Nothing in it is touched until the run begins. The newest `keep` numbered checkpoints, at least one,
-    /// will be kept, and where these are too new to go back to if training diverges, one that is not, and the next to take its
-    /// place.
+    /// Takes hold of `path`, making it if needed, for a new run or to go on with the run that `resumed` is of and that is in it.
+    /// Nothing in it is touched until the run begins. The newest `keep` numbered checkpoints, at least one, will be kept, and
+    /// where these are too new to go back to if training diverges, one that is not, and the next to take its place.
     ///
     /// # Errors
-    /// If the folder can't be used, or another run holds it.
-    pub fn open(path: &Path, keep: usize, from: Option<u64>) -> Result<Self, FolderError> {
+    /// If the folder can't be used, or another run holds it; or if `resumed` has no training state.
+    pub fn open(path: &Path, keep: usize, resumed: Option<&Checkpoint>) -> Result<Self, TrainError> {
+        let resumed = resumed.map(Resumed::new).transpose()?;
         let made = make_folder(path).map_err(|source| FolderError::Io { path: path.to_owned(), source })?;
         let lock = lock(path).inspect_err(|_| remove_folders(&made))?;
         let (path, numbered, keep) = (path.to_owned(), Vec::new(), keep.max(1));
-        Ok(RunFolder { path, from, numbered, keep, metrics: None, set_aside: None, lock, made })
+        Ok(RunFolder { path, resumed, numbered, keep, metrics: None, set_aside: None, lock, made })
     }
 
-    /// Makes way for `run`: what another one left, or this one made after the step from which it goes on, is moved into a
-    /// subfolder; unless the run that goes on is over already.
-    pub(super) fn begin(&mut self, run: &Identity<'_>, is_over: bool) -> Result<(), FolderError> {
-        self.try_begin(run, is_over).map_err(|source| FolderError::Io { path: self.path.clone(), source })
+    /// Makes way for the run: what another one left is moved into a subfolder, and what this one made after the step from which
+    /// it goes on; the latter not if the run is over already.
+    pub(super) fn begin(&mut self, is_over: bool) -> Result<(), FolderError> {
+        self.try_begin(is_over).map_err(|source| FolderError::Io { path: self.path.clone(), source })
     }
 
-    fn try_begin(&mut self, run: &Identity<'_>, is_over: bool) -> io::Result<()> {
+    fn try_begin(&mut self, is_over: bool) -> io::Result<()> {
         remove_leftovers(&self.path)?;
         self.made.clear();
         let metrics = self.path.join(METRICS);
-        let Some(step) = self.from else {
+        let Some(resumed) = &self.resumed else {
             self.set_aside = set_aside_run(&self.path)?;
             self.metrics = Some(append_to(&metrics)?);
             return Ok(());
         };
-        // One that can't be read is left alone. Whatever a file's name is: it may have been given another.
-        let (mut in_the_way, mut earlier) = (Vec::new(), Vec::new());
+        let step = resumed.record.step;
+        let (mut in_the_way, mut is_foreign, mut is_shared) = (Vec::new(), false, false);
         for file in run_files(&self.path)? {
-            match Checkpoint::open(&file) {
-                Ok(checkpoint) if !run.made(&checkpoint, step) => in_the_way.push(file),
-                Ok(_) if step_of(&file).is_some_and(|its_step| its_step <= step) => earlier.push(file),
-                _ => {}
+            // One that can't be read is left alone. Whatever a file's name is: it may have been given another.
+            let Ok(checkpoint) = Checkpoint::open(&file) else { continue };
+            let origin = resumed.origin_of(&checkpoint);
+            is_foreign |= origin == Origin::Foreign;
+            match origin {
+                Origin::Own if step_of(&file).is_some_and(|its_step| its_step <= step) => {
+                    self.numbered.push(file);
+                }
+                Origin::Own => is_shared = true,
+                Origin::Later if is_over => is_shared = true,
+                Origin::Later | Origin::Foreign => in_the_way.push(file),
             }
         }
-        if !is_over {
-            self.set_aside = set_aside(&self.path, in_the_way)?;
-        }
-        if let Some(folder) = self.set_aside.as_ref().filter(|_| metrics.exists()) {
-            fs::copy(&metrics, folder.join(METRICS))?;
-        }
-        self.numbered = earlier;
         self.numbered.sort_by_key(|file| step_of(file));
+        self.set_aside = set_aside(&self.path, in_the_way)?;
+        if let Some(folder) = self.set_aside.as_ref().filter(|_| metrics.exists()) {
+            // Of another run are those beside nothing of this one but the checkpoint.
+            if is_foreign && !is_shared && self.numbered.len() <= 1 {
+                fs::rename(&metrics, folder.join(METRICS))?;
+            } else {
+                fs::copy(&metrics, folder.join(METRICS))?;
+            }
+        }
         self.metrics = Some(if is_over { append_to(&metrics)? } else { cut_metrics(&metrics, step)? });
         Ok(())
     }
@@ -166,17 +204,24 @@ impl RunFolder {
         Ok(file)
     }
 
-    /// The newest numbered checkpoint that is to be trusted when the run diverges at `step`, or else the oldest; later ones
-    /// are deleted.
-    pub(super) fn go_back(&mut self, step: u64) -> Option<&Path> {
-        while let [_, .., newest] = &self.numbered[..]
-            && !is_trusted(newest, step)
-        {
-            // One that can't be deleted is overwritten when the run reaches its step again.
-            let _ = fs::remove_file(newest);
-            self.numbered.pop();
+    /// The newest numbered checkpoint that is to be trusted when the run diverges at `step`, or else the oldest.
+    pub(super) fn trusted(&self, step: u64) -> Option<&Path> {
+        let trusted = self.numbered.iter().rfind(|file| is_trusted(file, step));
+        trusted.or(self.numbered.first()).map(PathBuf::as_path)
+    }
+
+    /// Goes back to the checkpoint that is [to be trusted](Self::trusted): what this session has saved since is deleted, and what
+    /// it found is no longer the run's.
+    pub(super) fn go_back(&mut self, step: u64) -> Option<PathBuf> {
+        let trusted = self.trusted(step)?.to_owned();
+        let began_at = self.resumed.as_ref().map(|resumed| resumed.record.step);
+        while let Some(newest) = self.numbered.pop_if(|newest| *newest != trusted) {
+            if step_of(&newest) > began_at {
+                // One that can't be deleted is overwritten when the run reaches its step again.
+                let _ = fs::remove_file(newest);
+            }
         }
-        self.newest()
+        Some(trusted)
     }
 
     /// Saves the best model.

@@ -4,7 +4,7 @@ mod upkeep;
 
 use super::clock::Clock;
 use super::error::TrainError;
-use super::folder::{Identity, RunFolder};
+use super::folder::RunFolder;
 use super::initialise::initialise;
 use super::metrics::{Metrics, TextLoss};
 use super::network::Dropout;
@@ -123,7 +123,7 @@ impl Run {
         observe: &mut dyn FnMut(Event<'_>),
     ) -> Result<Self, TrainError> {
         let weights = initialise(&Layout::new(&config), recipe.seed);
-        let record = made_now(Some(recipe), kernels, Record::default());
+        let record = made_now(kernels, Record { recipe: Some(recipe.clone()), ..Record::default() });
         let position = Position {
             chunk: 0,
             carried_state: Vec::new(),
@@ -132,7 +132,9 @@ impl Run {
             lowest_loss: f64::INFINITY,
             text_hash: corpus.hash(),
         };
-        Run::new(config, weights, record, position, tokenizer, corpus, kernels, folder, options, observe)
+        Run::new(
+            config, recipe, weights, record, position, tokenizer, corpus, kernels, folder, options, observe,
+        )
     }
 
     /// Goes on with the run that `checkpoint` was saved by, under `recipe` (the checkpoint's, possibly with
@@ -158,13 +160,13 @@ impl Run {
         if position.text_hash != corpus.hash() {
             return Err(TrainError::OtherText);
         }
-        let record = made_now(Some(recipe), kernels, checkpoint.record());
+        let record = made_now(kernels, checkpoint.record());
         let weights = checkpoint.weights().to_vec();
         let carried = position.carried_state.clone();
         let tokenizer = checkpoint.tokenizer().to_owned();
         let config = checkpoint.config();
         let mut run = Run::new(
-            config, weights, record, position, tokenizer, corpus, kernels, folder, options, observe,
+            config, recipe, weights, record, position, tokenizer, corpus, kernels, folder, options, observe,
         )?;
         if carried.len() != run.trainer.network().carried_state().len() {
             let what = "its carried state doesn't fit its batch size".to_owned();
@@ -181,6 +183,7 @@ impl Run {
     #[allow(clippy::too_many_arguments, reason = "the common end of the two constructors above")]
     fn new(
         config: ModelConfig,
+        recipe: Recipe,
         weights: Vec<Line>,
         mut record: Record,
         position: Position,
@@ -191,7 +194,6 @@ impl Run {
         options: Options,
         observe: &mut dyn FnMut(Event<'_>),
     ) -> Result<Self, TrainError> {
-        let recipe = record.recipe.clone().unwrap_or_else(super::default_recipe);
         config.validate()?;
         recipe.validate()?;
         let known = tokenizer.view().vocabulary_size();
@@ -232,9 +234,7 @@ impl Run {
         let seconds_before = record.seconds;
         let clock = Clock::start().map_err(TrainError::Thread)?;
         let progress = Progress::new(recipe.length, record.step, record.seconds, streams.chunks());
-        let (text_hash, validations) = (position.text_hash, &record.validations[..]);
-        let identity = Identity { config, recipe: &recipe, text_hash, validations };
-        folder.begin(&identity, record.step > 0 && progress.done >= 1.0)?;
+        folder.begin(record.step > 0 && progress.done >= 1.0)?;
         let last = record.validations.last().map_or(0, |last| last.step);
         let validated_at = Some(last).filter(|&last| last > 0 && last == record.step);
         // As many seconds as steps since then.
@@ -352,10 +352,10 @@ impl Run {
             observe(Event::Step { record: &self.record, report: &report, done });
             self.look_after(epoch_ended, observe)?;
         }
-        // Where nothing was left to do the checkpoint stays as it is, and with it the recipe by which it can go on.
-        if trained && !self.is_validated() {
+        if !self.is_validated() {
             self.validate(observe)?;
         }
+        // Where nothing was left to do, nothing is to be saved.
         if trained || self.validated_at != validated_before {
             self.save(observe)?;
         }
@@ -364,7 +364,7 @@ impl Run {
             self.save_best()?;
         }
         // The validation that a stop cut short is made when the run is resumed.
-        let is_stopped = trained && self.is_interrupted() && !self.is_validated();
+        let is_stopped = self.is_interrupted() && !self.is_validated();
         Ok(if is_stopped { Outcome::Interrupted } else { Outcome::Finished })
     }
 
@@ -402,6 +402,10 @@ impl Run {
     fn account(&mut self, report: &StepReport, tokens: usize) {
         let seconds = self.seconds();
         let record = &mut self.record;
+        // Not before: a run that takes no step can go on by the recipe that it has.
+        if record.recipe.as_ref() != Some(&self.recipe) {
+            record.recipe = Some(self.recipe.clone());
+        }
         let smoothed = |before, now| SMOOTHING * before + (1.0 - SMOOTHING) * now;
         record.loss = if record.step == 0 { report.loss } else { smoothed(record.loss, report.loss) };
         if self.config.top_k < self.config.experts {
@@ -441,8 +445,8 @@ impl Run {
     }
 }
 
-/// The record of a run that goes on, or begins, from `record`, under this recipe and with these kernels.
-fn made_now(recipe: Option<Recipe>, kernels: &Kernels, record: Record) -> Record {
+/// The record of a run that goes on, or begins, from `record` with these kernels.
+fn made_now(kernels: &Kernels, record: Record) -> Record {
     let (version, kernel) = (env!("CARGO_PKG_VERSION").to_owned(), kernels.name().to_owned());
-    Record { version, kernel, recipe, ..record }
+    Record { version, kernel, ..record }
 }

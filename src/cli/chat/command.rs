@@ -177,7 +177,7 @@ fn parse_command(text: &str) -> anyhow::Result<Command<'_>> {
         return Ok(Command::Setting(setting, argument));
     }
     let command = match (name, argument) {
-        ("save" | "load", None) => bail!("/{name} needs the name of a file"),
+        ("save" | "load", None | Some("" | "''" | "\"\"")) => bail!("/{name} needs the name of a file"),
         ("save", Some(file)) => Command::Save(path(file)),
         ("load", Some(file)) => Command::Load(path(file)),
         ("stats", None) => Command::Stats(None),

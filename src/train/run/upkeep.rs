@@ -195,28 +195,31 @@ impl Run {
         observe: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), TrainError> {
         let step = self.record.step + 1;
-        let Some(path) = self.folder.go_back(step).map(Path::to_owned) else {
+        let divergences = self.position.divergences + 1;
+        if divergences > MOST_DIVERGENCES
+            && let Some(checkpoint) = self.folder.trusted(step).map(Path::to_owned)
+        {
+            return Err(TrainError::Diverged { checkpoint });
+        }
+        let Some(path) = self.folder.go_back(step) else {
             return Err(TrainError::NothingToGoBackTo { path: self.folder.path().to_owned() });
         };
-        let divergences = self.position.divergences + 1;
-        if divergences > MOST_DIVERGENCES {
-            return Err(TrainError::Diverged { checkpoint: path });
-        }
         let lr_scale = self.position.lr_scale * 0.5;
         let checkpoint = Checkpoint::open(&path)?;
         let training = checkpoint.training()?;
         let position = training.position();
         let (weights, average) = (training.weights(), checkpoint.weights());
         self.trainer.restore(weights, average, training.moments(), &position.carried_state);
-        // What was validated since was, and the best of it may be the best there is.
-        let validations = std::mem::take(&mut self.record.validations);
-        self.record = made_now(self.record.recipe.take(), self.kernels, checkpoint.record());
-        self.record.validations = validations;
+        let recipe = self.record.recipe.take();
+        self.record = made_now(self.kernels, Record { recipe, ..checkpoint.record() });
         self.position = Position { lr_scale, divergences, ..position };
         self.validated_at = None;
         self.metrics.restart(self.record.tokens, self.seconds());
         let lr = self.recipe.lr * lr_scale;
         observe(Event::Diverged { step, loss, checkpoint: &path, lr });
+        // Resumed, it goes on from here at this rate, and knows that it was further.
+        drop(checkpoint);
+        self.try_save(observe);
         Ok(())
     }
 }
@@ -244,9 +247,10 @@ mod tests {
     use crate::checkpoint::{Recipe, RunLength};
     use crate::text::Text;
     use crate::tokenizer::MINIMUM_VOCABULARY;
-    use crate::train::{BEST, Corpus, Options, default_recipe, newest_checkpoint};
+    use crate::train::{BEST, Corpus, Options, Outcome, default_recipe, newest_checkpoint};
     use shoestring_kernels::Kernels;
     use std::sync::Arc;
+    use std::sync::atomic::Ordering;
 
     const TEXT: &[u8] = b"So much the same, and so much of it. ";
 
@@ -264,7 +268,7 @@ mod tests {
         let checkpoint = Checkpoint::open(&newest).unwrap();
         let mut recipe = checkpoint.record().recipe.unwrap();
         change(&mut recipe);
-        let folder = RunFolder::open(folder, 2, Some(checkpoint.record().step)).unwrap();
+        let folder = RunFolder::open(folder, 2, Some(&checkpoint)).unwrap();
         Run::resume(&checkpoint, recipe, corpus(), Kernels::best(), folder, options(), &mut |_| ()).unwrap()
     }
 
@@ -310,7 +314,6 @@ mod tests {
         let best = run.best().unwrap();
         run.roll_back(9.0, &mut |_| ()).unwrap();
         assert!(run.record.step < best.step);
-        run.save(&mut |_| ()).unwrap();
         drop(run);
         let same = resumed(folder.path(), |_| ());
         assert_eq!(same.folder.best_validation(), Some(best));
@@ -356,6 +359,54 @@ mod tests {
         let newest = Checkpoint::open(run.folder.newest().unwrap()).unwrap();
         let position = newest.training().unwrap().position();
         assert!(position.chunk == 0 && position.carried_state.iter().all(|&h| h == 0.0));
+    }
+
+    #[test]
+    fn a_run_stopped_in_its_last_validation_makes_it_when_it_is_resumed_and_keeps_its_recipe_until_it_goes_on()
+     {
+        let folder = tempfile::tempdir().unwrap();
+        let mut run = run(folder.path());
+        run.recipe.length = RunLength::Steps(5);
+        let stop = Arc::clone(&run.options.interrupt);
+        let outcome = run.train(&mut |event| {
+            if let Event::Step { record, .. } = event {
+                stop.store(record.step == 5, Ordering::Relaxed);
+            }
+        });
+        assert_eq!((outcome.unwrap(), run.best(), run.record.step), (Outcome::Interrupted, None, 5));
+        drop(run);
+        for (at_once, best) in [(true, None), (false, Some(5))] {
+            let mut run = resumed(folder.path(), |recipe| recipe.length = RunLength::Steps(4));
+            run.options.interrupt.store(at_once, Ordering::Relaxed);
+            let outcome = if at_once { Outcome::Interrupted } else { Outcome::Finished };
+            assert_eq!(run.train(&mut |_| ()).unwrap(), outcome);
+            assert_eq!(run.best().map(|best| best.step), best);
+        }
+        let mut run = resumed(folder.path(), |recipe| recipe.length = RunLength::Steps(6));
+        assert_eq!(run.record.recipe.as_ref().unwrap().length, RunLength::Steps(5));
+        run.train(&mut |_| ()).unwrap();
+        assert_eq!(run.record.recipe.as_ref().unwrap().length, RunLength::Steps(6));
+    }
+
+    #[test]
+    fn going_back_deletes_what_this_session_made_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut run = run(folder.path());
+        run.recipe.length = RunLength::Steps(20);
+        run.train(&mut |_| ()).unwrap();
+        drop(run);
+        let mut run = resumed(folder.path(), |recipe| recipe.length = RunLength::Steps(23));
+        run.train(&mut |_| ()).unwrap();
+        let names = || [0, 20, 23].map(|step| folder.path().join(format!("step-{step:08}.shoe")).exists());
+        assert_eq!(names(), [true; 3]);
+        for _ in 0..MOST_DIVERGENCES {
+            run.roll_back(9.0, &mut |_| ()).unwrap();
+            assert_eq!((names(), run.record.step), ([true, true, false], 0));
+        }
+        let given_up = run.roll_back(9.0, &mut |_| ()).unwrap_err();
+        assert!(
+            matches!(given_up, TrainError::Diverged { checkpoint } if checkpoint.ends_with("step-00000000.shoe"))
+        );
     }
 
     #[test]
