@@ -42,7 +42,13 @@ fn scalar() -> &'static Kernels {
 
 fn training(criterion: &mut Criterion) {
     let (tokens, targets) = tokens();
-    let expected = trainer(scalar(), 2).gradient(&tokens, &targets, STEPS, None);
+    let gradient = |kernels, threads| {
+        let mut trainer = trainer(kernels, threads);
+        let loss = trainer.gradient(&tokens, &targets, STEPS, None);
+        (loss, trainer.last_gradient().iter().flat_map(|line| line.0).collect::<Vec<f32>>())
+    };
+    let expected = gradient(scalar(), 2);
+    let largest = expected.1.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
     let update = Update {
         step: 1,
         learning_rate: 1e-3,
@@ -54,9 +60,16 @@ fn training(criterion: &mut Criterion) {
     };
     for kernels in Kernels::available() {
         for threads in [1, 2] {
+            let (loss, slopes) = gradient(kernels, threads);
+            assert!(
+                (loss - expected.0).abs() < 1e-5,
+                "{}: loss {loss} instead of {}",
+                kernels.name(),
+                expected.0
+            );
+            let is_close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-4 * largest;
+            assert!(slopes.iter().zip(&expected.1).all(is_close), "{}: the gradient is off", kernels.name());
             let mut trainer = trainer(kernels, threads);
-            let loss = trainer.gradient(&tokens, &targets, STEPS, None);
-            assert!((loss - expected).abs() < 1e-5, "{}: loss {loss} instead of {expected}", kernels.name());
             let mut group = criterion.benchmark_group(format!("{}/train", kernels.name()));
             group.throughput(Throughput::Elements((BATCH * STEPS) as u64)).sample_size(10);
             group.bench_function(format!("default-{threads}-threads"), |bencher| {
@@ -75,8 +88,8 @@ fn decoding(criterion: &mut Criterion) {
     };
     let expected = logits(scalar());
     for kernels in Kernels::available() {
-        let largest = logits(kernels).iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(largest < 1e-4, "{}: logits are off by {largest}", kernels.name());
+        let is_close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-4;
+        assert!(logits(kernels).iter().zip(&expected).all(is_close), "{}: logits are off", kernels.name());
         let (mut session, mut sampler) = (session(kernels), Sampler::new(Sampling::default()));
         session.feed_tokens(&prompt[..50]);
         let mut group = criterion.benchmark_group(format!("{}/decode", kernels.name()));

@@ -15,6 +15,9 @@ use tokenizers::{AddedToken, Tokenizer as Peer};
 
 const VOCABULARY_SIZE: usize = 4096;
 
+/// Lines of which both must make the same ids before they are timed.
+const LINES_COMPARED: usize = 1000;
+
 /// Bytes of text, of which peers make several copies.
 const LENGTH: usize = 4 << 20;
 
@@ -65,11 +68,15 @@ fn train_peer(text: &str) -> Peer {
 
 fn training(criterion: &mut Criterion) {
     let (name, text) = corpus();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let asked_for = std::env::var("RAYON_NUM_THREADS").ok().and_then(|number| number.parse().ok());
+    let threads = asked_for.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let train = || Tokenizer::train(&[text.as_bytes()], VOCABULARY_SIZE, threads).expect("the text trains");
+    assert_eq!(train().view().vocabulary_size(), VOCABULARY_SIZE);
+    assert_eq!(train_peer(&text).get_vocab_size(true), VOCABULARY_SIZE);
     let mut group = criterion.benchmark_group("tokenizer/train");
     group.sample_size(10).throughput(Throughput::Bytes(text.len() as u64));
     group.bench_function(format!("shoestring/{name}"), |bencher| {
-        bencher.iter(|| Tokenizer::train(&[text.as_bytes()], VOCABULARY_SIZE, threads));
+        bencher.iter(train);
     });
     group.bench_function(format!("tokenizers/{name}"), |bencher| bencher.iter(|| train_peer(&text)));
 }
@@ -79,10 +86,15 @@ fn encoding(criterion: &mut Criterion) {
     let peer = train_peer(&text);
     let json = peer.to_string(false).expect("the peer writes JSON");
     let tokenizer = Tokenizer::from_json(&json).expect("its JSON is readable");
+    let mut ids = Vec::new();
+    for line in text.split_inclusive('\n').take(LINES_COMPARED) {
+        ids.clear();
+        Encoder::new(tokenizer.view()).encode(line.as_bytes(), Special::Match, &mut ids);
+        assert_eq!(ids, peer.encode_fast(line, false).expect("the peer encodes").get_ids(), "{line}");
+    }
     let mut group = criterion.benchmark_group("tokenizer/encode");
     group.sample_size(10).throughput(Throughput::Bytes(text.len() as u64));
     group.bench_function(format!("shoestring/{name}"), |bencher| {
-        let mut ids = Vec::new();
         bencher.iter(|| {
             ids.clear();
             Encoder::new(tokenizer.view()).encode(text.as_bytes(), Special::Match, &mut ids);

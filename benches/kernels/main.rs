@@ -1,4 +1,4 @@
-//! Every kernel operation of every instruction set, in the shapes of the default model and of a wider one, and
+//! The kernel operations behind training and decoding, of every instruction set, in the shapes of the default model and of a wider one, and
 //! the matrix products of two other crates.
 //!
 //! Ids are `kernel/operation/shape`, and `peer-crate/operation/shape`. Throughput is in floating-point operations

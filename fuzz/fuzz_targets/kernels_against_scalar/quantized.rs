@@ -57,7 +57,7 @@ pub fn gemm(mut case: Case, format: Format, kind: Kind) {
     });
 }
 
-/// As many cells as there are tens of outputs, of a few steps.
+/// Up to two cells, of a few steps.
 pub fn cells(mut case: Case) {
     let Case { rows, inputs: hidden, outputs, misalignment, .. } = case;
     let (batch, steps, panels) = (rows % 10 + 1, rows / 10, hidden.div_ceil(PANEL_ROWS));
