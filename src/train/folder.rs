@@ -78,15 +78,18 @@ impl Resumed {
         if is_earlier || self.went_back && !checkpoint.is_resumable() { Origin::Own } else { Origin::Later }
     }
 
-    /// Whether one of both records is of a later moment of the same run: its validations begin with those of the other, and
-    /// losses of two runs differ. Before there are any, all settings must be the same.
+    /// Whether one of both records is of a later moment of the same run: its validations begin with those of the other, or,
+    /// if the run went back, with the first; losses of two runs differ. Before there are any, all settings must be the same.
     fn same_course(&self, record: &Record) -> bool {
         let (Some(mine), Some(its)) = (&self.record.recipe, &record.recipe) else { return false };
         let order = |recipe: &Recipe| (recipe.seed, recipe.batch_size, recipe.seq_length);
-        let validations = self.record.validations.iter().zip(&record.validations);
-        let none = self.record.validations.is_empty() || record.validations.is_empty();
-        let same_settings = || *its == Recipe { length: its.length, ..mine.clone() };
-        order(mine) == order(its) && validations.clone().all(|(a, b)| a == b) && (!none || same_settings())
+        let compared = if self.went_back { 1 } else { usize::MAX };
+        let mut pairs = self.record.validations.iter().zip(&record.validations).take(compared).peekable();
+        let same_course = match pairs.peek() {
+            Some(_) => pairs.all(|(a, b)| a == b),
+            None => *its == Recipe { length: its.length, ..mine.clone() },
+        };
+        order(mine) == order(its) && same_course
     }
 }
 

@@ -319,6 +319,12 @@ mod tests {
         assert_eq!(same.folder.best_validation(), Some(best));
         assert_eq!((same.position.lr_scale, same.position.divergences), (0.5, 1));
         drop(same);
+        // Further on, where other validations have been made than before.
+        let mut further = resumed(folder.path(), |_| ());
+        further.recipe.lr = 0.0;
+        further.train(&mut |_| ()).unwrap();
+        drop(further);
+        assert_eq!(resumed(folder.path(), |_| ()).folder.best_validation(), Some(best));
         let slower = resumed(folder.path(), |recipe| recipe.lr = 1e-3);
         assert_eq!((slower.position.lr_scale, slower.position.divergences), (1.0, 0));
         assert_eq!(slower.folder.set_aside(), None);
