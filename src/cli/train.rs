@@ -75,7 +75,10 @@ pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
             let best = run.best();
             if !globals.quiet {
                 if run.record().step == first_step {
-                    tell!("Nothing was left to train; a longer --minutes, --epochs or --steps goes on.");
+                    tell!(
+                        "Nothing was left to train; a longer --minutes, --epochs or --steps, counted from the run's start, \
+                         goes on."
+                    );
                 }
                 display.summary(run.record(), best, &model);
             }

@@ -254,7 +254,12 @@ impl RunFolder {
     /// # Errors
     /// If it can't be written; nothing of it is in the file then.
     pub fn log(&mut self, line: &str) -> io::Result<()> {
+        let path = self.path.join(METRICS);
         let Some(metrics) = &mut self.metrics else { return Ok(()) };
+        if !is_file_at(metrics, &path) && is_file_at(&self.lock, &self.path.join(LOCK)) {
+            // It was deleted by itself; a folder that is gone is made again when something is saved.
+            *metrics = append_to(&path)?;
+        }
         let length = metrics.metadata()?.len();
         metrics.write_all(format!("{line}\n").as_bytes()).inspect_err(|_| {
             // On a full disk the line's beginning may have had room.

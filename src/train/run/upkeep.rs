@@ -443,6 +443,10 @@ mod tests {
         std::fs::remove_file(folder.path().join(".lock")).unwrap();
         run.save(&mut |_| ()).unwrap();
         assert_eq!(files(), before);
+        // As is the file of metrics, which is begun again.
+        std::fs::remove_file(folder.path().join("metrics.jsonl")).unwrap();
+        run.validate(&mut |_| ()).unwrap();
+        assert_eq!(files(), before);
     }
 
     #[test]
