@@ -14,7 +14,8 @@ const MOST_VALIDATING: f64 = 0.1;
 const FEWEST_VALIDATIONS: f64 = 10.0;
 const FEWEST_STEPS: f64 = 500.0;
 
-/// Dropout at the start, as a part of what it becomes.
+/// Dropout at the start, as a part of what it becomes, if the model has a parameter for each token of the text; of a larger
+/// text a model can't know much by heart even later, and it has proportionally less.
 const FIRST_DROPOUT: f64 = 0.15;
 /// Passes over which dropout would rise from nothing to all of it, if the model has a parameter for each token of the
 /// text. Found on tinyshakespeare with the default sizes, where these are 50 passes.
@@ -78,7 +79,8 @@ pub fn validation_interval(length: RunLength, steps_per_epoch: u64, cost: f64) -
 /// and dropout only slows learning. The more often a text has been read, and the more parameters a model has for each
 /// of its tokens, the more is needed (`docs/training.md` has what that is worth).
 pub fn dropout(recipe: &Recipe, passes: f64, parameters_per_token: f64) -> f32 {
-    let part = (FIRST_DROPOUT + passes * parameters_per_token / DROPOUT_PASSES).min(1.0);
+    let first = FIRST_DROPOUT * parameters_per_token.min(1.0);
+    let part = (first + passes * parameters_per_token / DROPOUT_PASSES).min(1.0);
     (f64::from(recipe.dropout) * part) as f32
 }
 
@@ -126,6 +128,7 @@ mod tests {
         let close = |passes, parameters, expected: f32| {
             (dropout(&recipe, passes, parameters) - expected).abs() < 1e-6
         };
+        assert!(close(0.0, 0.1, 0.003) && close(0.0, 0.0, 0.0) && close(0.0, 2.0, 0.03));
         assert!(close(0.0, 1.0, 0.03) && close(11.5, 1.0, 0.07) && close(5.75, 2.0, 0.07));
         assert!(close(48.875, 1.0, 0.2) && close(1e6, 1.0, 0.2));
         assert_eq!(dropout(&classic_recipe(), 20.0, 1.0), 0.0);

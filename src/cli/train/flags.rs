@@ -154,10 +154,10 @@ pub struct TrainingArgs {
     pub(super) grad_clip: Option<f32>,
     /// Probability of dropping an element of an embedding or a layer's output, after many passes
     ///
-    /// A text that is read for the first time needs little: it begins with 0.15 of this and rises
-    /// evenly, to all of it after 49 passes if there is a parameter for each token of the text,
-    /// after half as many if there are two. More against learning a small text by heart; 0 for
-    /// none.
+    /// A text that is read for the first time needs little: it begins with 0.15 of this, or less
+    /// if the text has more tokens than the model parameters, and rises evenly, to all of it
+    /// after 49 passes if there is a parameter for each token, after half as many if there are
+    /// two. More against learning a small text by heart; 0 for none.
     #[arg(long, value_name = "P", value_parser = below_one)]
     pub(super) dropout: Option<f32>,
     /// AdamW's decay rate of the first moment
