@@ -142,7 +142,7 @@ fn inspect_shows_what_a_checkpoint_holds() {
     assert_eq!((shown["step"].as_u64(), shown["resumable"].as_bool()), (Some(1), Some(false)));
 
     let plain = workspace.run(&["inspect", "checkpoints/best.shoe"]).success().stdout;
-    for part in ["499486 parameters", "model only", "vocabulary 850", "layers.1.recurrent.weight", "1 steps"]
+    for part in ["499486 parameters", "model only", "vocabulary 850", "layers.1.recurrent.weight", "1 step,"]
     {
         assert!(plain.contains(part), "{part:?} is not in {plain}");
     }
