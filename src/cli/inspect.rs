@@ -1,6 +1,6 @@
 //! `shoestring inspect`
 
-use super::printable::Printer;
+use super::printable::{Printer, printable};
 use super::{config, counted};
 use crate::checkpoint::{Checkpoint, Recipe, Record, RunLength, Validation};
 use crate::model::{Layout, ModelConfig};
@@ -34,14 +34,16 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
     if args.verify {
         checkpoint.verify()?;
     }
-    // A file from elsewhere can have anything for names.
     let mut out = Printer::new();
     if args.config {
         config::write(&mut out, &checkpoint)?;
     } else if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&as_json(&checkpoint, args.verify))?)?;
     } else {
-        write_text(&mut out, &checkpoint, args.verify)?;
+        let mut text = Vec::new();
+        write_text(&mut text, &checkpoint, args.verify)?;
+        // For people, wherever it goes first; and a file from elsewhere can have anything for names.
+        out.write_all(printable(&String::from_utf8_lossy(&text)).as_bytes())?;
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
