@@ -41,7 +41,7 @@ SEED = 20240229
 SOURCES = Path(__file__).resolve().parent / "sources"
 # Every weight in the sources is multiplied by this; it sets the size of the corpus.
 SCALE = 0.15
-# Of the files of things most likely typed in a first chat, each way to say one is said about this often, before links.
+# An exchange marked `common`, likely in a first chat, is wanted at least this often; README.md says how often each came out.
 COMMON_USES = 22
 # A fact seen seldom is learned wrong, so every row of a table of facts is asked at least this often.
 FACT_USES = 15

@@ -35,7 +35,8 @@ fn only_the_text_is_on_stdout_and_a_seed_repeats_it() {
     let workspace = workspace();
     let run =
         |seed| generate(&workspace, &["--prompt", "Once", "--max-tokens", "50", "--seed", seed]).success();
-    let dashes = ["--prompt", "- Once", "--stop", "---", "--max-tokens", "5", "--json"];
+    let dashes =
+        ["--prompt", "- Once", "--stop", "---", "--max-tokens", "5", "--ignore-eos", "--seed", "1", "--json"];
     assert_eq!(generate(&workspace, &dashes).success().json()["completion_tokens"], 5);
     let first = run("1");
     assert_eq!(first.stderr, "");

@@ -1,5 +1,5 @@
-//! The kernel operations behind training and decoding, of every instruction set, in the shapes of the default model and of a wider one, and
-//! the matrix products of two other crates.
+//! The kernel operations behind training and decoding, of every instruction set, in the shapes of the default model and
+//! of a wider one, and the matrix products of two other crates.
 //!
 //! Ids are `kernel/operation/shape`, and `peer-crate/operation/shape`. Throughput is in floating-point operations
 //! for products and the cell (Gelem/s reads as GFLOP/s), in bytes of weights for products with a vector and for

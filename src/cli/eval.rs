@@ -1,8 +1,7 @@
 //! `shoestring eval`
 
-use super::{Globals, open_model, runs_away, tell_of_encoding, thread_pool};
+use super::{Globals, open_model, open_text, runs_away, thread_pool};
 use crate::evaluate::{EncodedText, Evaluation, evaluate};
-use crate::text::Text;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
@@ -47,8 +46,7 @@ pub fn refuse_infinite(evaluation: &Evaluation, model: &Path) -> Result<()> {
 
 pub fn run(args: &EvalArgs, globals: Globals) -> Result<ExitCode> {
     let model = open_model(Some(&args.checkpoint), globals)?;
-    let text = Text::open(&args.data)?;
-    tell_of_encoding(&text);
+    let text = open_text(&args.data)?;
     let pool = thread_pool(args.threads)?;
     let encoded = EncodedText::new(model.tokenizer(), &text);
     let evaluation = pool.install(|| evaluate(model.weights(), globals.kernels, encoded))?;

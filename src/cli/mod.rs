@@ -26,7 +26,7 @@ mod transfer;
 use crate::bundled;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::Model;
-use crate::text::Text;
+use crate::text::{Text, TextError};
 use crate::train::{BEST, newest_checkpoint};
 use anyhow::{Context, Result, anyhow};
 use clap::parser::ValueSource;
@@ -277,7 +277,7 @@ fn refuse_overwriting(input: &Path, output: &Path) -> Result<(), UsageError> {
     Ok(())
 }
 
-/// An error if the file at `output`, where a model is to be written, holds something else than one: a text, or a run to go
+/// An error if the file at `path`, where a model is to be written, holds something else than one: a text, or a run to go
 /// on with.
 fn refuse_replacing(path: &Path) -> Result<(), UsageError> {
     if !path.metadata().is_ok_and(|file| file.is_file() && file.len() > 0) {
@@ -296,7 +296,8 @@ fn refuse_replacing(path: &Path) -> Result<(), UsageError> {
 /// As many of a thing.
 fn counted(number: impl Display, thing: &str) -> String {
     let number = number.to_string();
-    if number == "1" { format!("1 {thing}") } else { format!("{number} {thing}s") }
+    let plural = if number == "1" { "" } else { "s" };
+    format!("{number} {thing}{plural}")
 }
 
 /// Whether both are there, and the same.
@@ -340,18 +341,19 @@ fn thread_pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("cannot start threads")
 }
 
-/// Warns of a text whose characters are not UTF-8: they are learned, and written, byte by byte.
-fn tell_of_encoding(text: &Text) {
+/// Opens the text in `paths`, and warns if not all of it is UTF-8: the rest is learned, and written, byte by byte.
+fn open_text(paths: &[PathBuf]) -> Result<Text, TextError> {
+    let text = Text::open(paths)?;
     let invalid = text.invalid_bytes();
     if invalid > 0 {
-        let files: Vec<PathBuf> = text.files().map(Path::to_owned).collect();
         tell!(
             "Warning: {invalid} of {} bytes of {} are not UTF-8 and taken as they are; if the text is in another encoding, \
              convert it (iconv -f latin1 -t utf8 OLD > NEW).",
             text.length(),
-            name_paths(&files)
+            name_paths(paths)
         );
     }
+    Ok(text)
 }
 
 /// `paths` for a message: the first, and how many more.

@@ -2,7 +2,7 @@
 
 use super::eval::refuse_infinite;
 use super::printable::Printer;
-use super::{Globals, open_model, refuse_overwriting, refuse_replacing, tell, thread_pool};
+use super::{Globals, open_model, open_text, refuse_overwriting, refuse_replacing, tell, thread_pool};
 use crate::bundled;
 use crate::checkpoint::{Contents, save};
 use crate::evaluate::{EncodedText, Evaluation, evaluate};
@@ -84,7 +84,7 @@ pub fn run(args: &QuantizeArgs, globals: Globals) -> Result<ExitCode> {
             let start = Corpus::new(Text::from_static(bundled::CORPUS), None)?.training_length() as usize;
             (Text::from_static(&bundled::CORPUS[start..]), "the end of the bundled corpus".to_owned())
         }
-        paths => (Text::open(paths)?, super::name_paths(paths)),
+        paths => (open_text(paths)?, super::name_paths(paths)),
     };
     for input in text.files() {
         refuse_overwriting(input, &args.output)?;

@@ -1,10 +1,10 @@
 //! `shoestring tokenizer`
 
 use super::progress::Reading;
-use super::{Globals, refuse_overwriting, tell};
+use super::{Globals, open_text, refuse_overwriting, tell};
 use crate::checkpoint::{CheckpointError, atomic_write, open_tokenizer};
 use crate::files;
-use crate::text::{Text, TextError};
+use crate::text::TextError;
 use crate::tokenizer::{Encoder, Pieces, Special, Tokenizer, TokenizerError, TokenizerView, Trainer};
 use crate::train::TrainError;
 use crate::transfer::LONGEST_TOKENIZER;
@@ -125,7 +125,7 @@ pub fn run(args: TokenizerArgs, globals: Globals) -> Result<()> {
 }
 
 fn train(args: &TrainArgs, quiet: bool) -> Result<Tokenizer> {
-    let text = Text::open(&args.data)?;
+    let text = open_text(&args.data)?;
     for input in text.files() {
         refuse_overwriting(input, &args.out)?;
     }

@@ -8,7 +8,7 @@ use super::progress::{Display, Plan, Reading};
 use super::tokenizer::learn;
 use super::{
     CHECKPOINTS, Globals, INTERRUPTED, UsageError, chat, counted, describe, for_shell, is_same_file, memory,
-    name_paths, signals, tell, tell_of_encoding,
+    name_paths, open_text, signals, tell,
 };
 use crate::bundled;
 use crate::checkpoint::{Checkpoint, CheckpointError, Recipe, RunLength};
@@ -119,7 +119,7 @@ fn start(args: &TrainArgs, options: Options, globals: Globals) -> Result<Run> {
     let recipe = new_recipe(args, &config);
     let memory = memory::check(&config, &recipe, options.threads, args.force)?;
     let corpus = read_corpus(&args.model_data, &args.validation_data, globals)?;
-    let bpe_text = if args.bpe_data.is_empty() { None } else { Some(Text::open(&args.bpe_data)?) };
+    let bpe_text = if args.bpe_data.is_empty() { None } else { Some(open_text(&args.bpe_data)?) };
     signals::stop(Arc::clone(&options.interrupt), globals.quiet)?;
     let path = args.checkpoint_dir.as_deref().unwrap_or(Path::new(CHECKPOINTS));
     let folder = RunFolder::open(path, args.keep, None)?;
@@ -282,13 +282,11 @@ fn refuse_contradictions(args: &TrainArgs, checkpoint: &Checkpoint, recipe: &Rec
 
 fn read_corpus(model_data: &[PathBuf], validation_data: &[PathBuf], globals: Globals) -> Result<Corpus> {
     let text =
-        if model_data.is_empty() { Text::from_static(bundled::CORPUS) } else { Text::open(model_data)? };
-    let validation = if validation_data.is_empty() { None } else { Some(Text::open(validation_data)?) };
-    for text in [Some(&text), validation.as_ref()].into_iter().flatten() {
-        if text.converted_line_ends() && !globals.quiet {
-            tell!("Windows line ends in the text are read as plain ones.");
-        }
-        tell_of_encoding(text);
+        if model_data.is_empty() { Text::from_static(bundled::CORPUS) } else { open_text(model_data)? };
+    let validation = if validation_data.is_empty() { None } else { Some(open_text(validation_data)?) };
+    let texts = [Some(&text), validation.as_ref()];
+    if texts.into_iter().flatten().any(Text::converted_line_ends) && !globals.quiet {
+        tell!("Windows line ends in the text are read as plain ones.");
     }
     Ok(Corpus::new(text, validation)?)
 }

@@ -21,7 +21,7 @@ const HEADER: usize = 24;
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
 pub enum SessionError {
     /// They don't begin as a session does.
-    #[error("it is not a saved session; name a file that --session or /save wrote")]
+    #[error("it is not a saved session; name a file that a conversation was saved in")]
     Foreign,
     /// They were written by a newer version.
     #[error(

@@ -9,8 +9,8 @@ use std::io;
 use std::path::PathBuf;
 use thiserror::Error;
 
-/// How often a run that diverges is rolled back before it is given up.
-pub(super) const MOST_DIVERGENCES: u32 = 3;
+/// How often the rate of a run that diverges is halved before it is given up.
+pub(super) const MOST_HALVINGS: i32 = 3;
 
 /// Why a run ended early.
 #[derive(Debug, Error)]
@@ -65,7 +65,7 @@ pub enum TrainError {
         path = path.display())]
     NothingToGoBackTo { path: PathBuf },
     /// Rolling back did not help.
-    #[error("training diverged again, although the learning rate was halved {MOST_DIVERGENCES} times; \
+    #[error("training diverged again, although the learning rate was halved {MOST_HALVINGS} times; \
         try a smaller --lr. The last good checkpoint is {}", checkpoint.display())]
     Diverged { checkpoint: PathBuf },
 }

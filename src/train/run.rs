@@ -152,11 +152,7 @@ impl Run {
         observe: &mut dyn FnMut(Event<'_>),
     ) -> Result<Self, TrainError> {
         let training = checkpoint.training()?;
-        let mut position = training.position();
-        if checkpoint.record().recipe.is_some_and(|before| before.lr != recipe.lr) {
-            // Halved was another rate.
-            (position.lr_scale, position.divergences) = (1.0, 0);
-        }
+        let position = training.position();
         if position.text_hash != corpus.hash() {
             return Err(TrainError::OtherText);
         }
@@ -235,11 +231,11 @@ impl Run {
         let clock = Clock::start().map_err(TrainError::Thread)?;
         let progress = Progress::new(recipe.length, record.step, record.seconds, streams.chunks());
         folder.begin(record.step > 0 && progress.done >= 1.0)?;
-        let last = record.validations.last().map_or(0, |last| last.step);
-        let validated_at = Some(last).filter(|&last| last > 0 && last == record.step);
-        // As many seconds as steps since then.
-        let unvalidated =
-            record.seconds * record.step.saturating_sub(last) as f64 / record.step.max(1) as f64;
+        let last = record.validations.last().map(|last| last.step);
+        let validated_at = last.filter(|&last| last == record.step);
+        // As large a part of the time as of the steps.
+        let steps = record.step.saturating_sub(last.unwrap_or(0));
+        let unvalidated = record.seconds * steps as f64 / record.step.max(1) as f64;
         let times = Times {
             saved: Duration::ZERO,
             validated: Duration::ZERO,
@@ -332,6 +328,9 @@ impl Run {
             }
             let steps =
                 self.streams.read(self.record.epoch, self.position.chunk, &mut tokens, &mut targets)?;
+            if !trained {
+                self.adopt_recipe();
+            }
             let report = self.step(&tokens, &targets, steps);
             if self.has_diverged(&report, tokens.len()) {
                 self.roll_back(report.loss, observe)?;
@@ -368,6 +367,15 @@ impl Run {
         Ok(if is_stopped { Outcome::Interrupted } else { Outcome::Finished })
     }
 
+    /// Makes this session's recipe the run's, once it takes a step: if it takes none the run can go on by the recipe it has. What
+    /// divergences halved was another rate, if this is one.
+    fn adopt_recipe(&mut self) {
+        if self.record.recipe.as_ref().is_some_and(|before| before.lr != self.recipe.lr) {
+            self.position.lr_scale = 1.0;
+        }
+        self.record.recipe = Some(self.recipe.clone());
+    }
+
     fn step(&mut self, tokens: &[u32], targets: &[u32], steps: usize) -> StepReport {
         let recipe = &self.recipe;
         let update = Update {
@@ -402,10 +410,6 @@ impl Run {
     fn account(&mut self, report: &StepReport, tokens: usize) {
         let seconds = self.seconds();
         let record = &mut self.record;
-        // Not before: a run that takes no step can go on by the recipe that it has.
-        if record.recipe.as_ref() != Some(&self.recipe) {
-            record.recipe = Some(self.recipe.clone());
-        }
         let smoothed = |before, now| SMOOTHING * before + (1.0 - SMOOTHING) * now;
         record.loss = if record.step == 0 { report.loss } else { smoothed(record.loss, report.loss) };
         if self.config.top_k < self.config.experts {

@@ -119,6 +119,8 @@ fn bytes_that_are_no_text_are_trained_on_and_told() {
     assert!(trained.contains("Warning: 2 of ") && trained.contains(told), "{trained}");
     let evaluated = workspace.run(&["eval", "--checkpoint", "checkpoints/best.shoe", "--data", "text.txt"]);
     assert!(evaluated.success().stderr.contains(told));
+    let learned = ["tokenizer", "train", "--data", "text.txt", "--vocab-size", "300", "--out", "t.json"];
+    assert!(workspace.run(&learned).success().stderr.contains(told));
 }
 
 #[test]

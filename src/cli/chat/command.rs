@@ -177,9 +177,11 @@ fn parse_command(text: &str) -> anyhow::Result<Command<'_>> {
         return Ok(Command::Setting(setting, argument));
     }
     let command = match (name, argument) {
-        ("save" | "load", None | Some("" | "''" | "\"\"")) => bail!("/{name} needs the name of a file"),
-        ("save", Some(file)) => Command::Save(path(file)),
-        ("load", Some(file)) => Command::Load(path(file)),
+        ("save" | "load", file) => match path(file.unwrap_or_default()) {
+            path if path.as_os_str().is_empty() => bail!("/{name} needs the name of a file"),
+            path if name == "save" => Command::Save(path),
+            path => Command::Load(path),
+        },
         ("stats", None) => Command::Stats(None),
         ("stats", Some("on")) => Command::Stats(Some(true)),
         ("stats", Some("off")) => Command::Stats(Some(false)),
@@ -278,6 +280,7 @@ mod tests {
             ("/shrug", "with //"),
             ("/", "with //"),
             ("/save", "the name of a file"),
+            ("/load ''", "the name of a file"),
             ("/undo 2", "nothing after it"),
             ("/stats of", "`on` or `off`"),
         ] {

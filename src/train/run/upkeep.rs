@@ -9,7 +9,7 @@ use crate::model::{ModelConfig, Session};
 use crate::sample::{Sampler, Sampling};
 use crate::tokenizer::Tokenizer;
 use crate::train::RunFolder;
-use crate::train::error::MOST_DIVERGENCES;
+use crate::train::error::MOST_HALVINGS;
 use shoestring_kernels::Line;
 use std::io;
 use std::path::Path;
@@ -195,8 +195,8 @@ impl Run {
         observe: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), TrainError> {
         let step = self.record.step + 1;
-        let divergences = self.position.divergences + 1;
-        if divergences > MOST_DIVERGENCES
+        let lr_scale = self.position.lr_scale * 0.5;
+        if lr_scale < 0.5_f32.powi(MOST_HALVINGS)
             && let Some(checkpoint) = self.folder.trusted(step).map(Path::to_owned)
         {
             return Err(TrainError::Diverged { checkpoint });
@@ -204,7 +204,7 @@ impl Run {
         let Some(path) = self.folder.go_back(step) else {
             return Err(TrainError::NothingToGoBackTo { path: self.folder.path().to_owned() });
         };
-        let lr_scale = self.position.lr_scale * 0.5;
+        let divergences = self.position.divergences + 1;
         let checkpoint = Checkpoint::open(&path)?;
         let training = checkpoint.training()?;
         let position = training.position();
@@ -217,8 +217,9 @@ impl Run {
         self.metrics.restart(self.record.tokens, self.seconds());
         let lr = self.recipe.lr * lr_scale;
         observe(Event::Diverged { step, loss, checkpoint: &path, lr });
-        // Resumed, it goes on from here at this rate, and knows that it was further.
+        // Windows replaces no file that is mapped.
         drop(checkpoint);
+        // Resumed, it goes on from here at this rate, and knows that it was further.
         self.try_save(observe);
         Ok(())
     }
@@ -319,15 +320,16 @@ mod tests {
         assert_eq!(same.folder.best_validation(), Some(best));
         assert_eq!((same.position.lr_scale, same.position.divergences), (0.5, 1));
         drop(same);
-        // Further on, where other validations have been made than before.
-        let mut further = resumed(folder.path(), |_| ());
-        further.recipe.lr = 0.0;
+        // At a rate of its own, which it takes up with its first step.
+        let mut further = resumed(folder.path(), |recipe| recipe.lr = 0.0);
+        assert_eq!((further.position.lr_scale, further.position.divergences), (0.5, 1));
         further.train(&mut |_| ()).unwrap();
+        assert_eq!((further.position.lr_scale, further.position.divergences), (1.0, 1));
+        assert_eq!(further.record.recipe.as_ref().unwrap().lr, 0.0);
         drop(further);
-        assert_eq!(resumed(folder.path(), |_| ()).folder.best_validation(), Some(best));
-        let slower = resumed(folder.path(), |recipe| recipe.lr = 1e-3);
-        assert_eq!((slower.position.lr_scale, slower.position.divergences), (1.0, 0));
-        assert_eq!(slower.folder.set_aside(), None);
+        // Where other validations have been made than before it went back.
+        let later = resumed(folder.path(), |_| ());
+        assert_eq!((later.folder.best_validation(), later.folder.set_aside()), (Some(best), None));
     }
 
     #[test]
@@ -405,7 +407,7 @@ mod tests {
         run.train(&mut |_| ()).unwrap();
         let names = || [0, 20, 23].map(|step| folder.path().join(format!("step-{step:08}.shoe")).exists());
         assert_eq!(names(), [true; 3]);
-        for _ in 0..MOST_DIVERGENCES {
+        for _ in 0..MOST_HALVINGS {
             run.roll_back(9.0, &mut |_| ()).unwrap();
             assert_eq!((names(), run.record.step), ([true, true, false], 0));
         }
@@ -420,12 +422,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut run = run(folder.path());
         run.train(&mut |_| ()).unwrap();
-        (run.record.seconds, run.record.step) = (45.0, run.record.step + 10);
-        run.save(&mut |_| ()).unwrap();
-        drop(run);
-        let resumed = resumed(folder.path(), |recipe| recipe.length = RunLength::Minutes(1.0));
-        assert!(resumed.progress().done >= 0.75);
-        assert!(!resumed.times.unvalidated.is_zero());
+        let validated = run.record.step;
+        for (unvalidated_steps, is_due) in [(validated, true), (0, false)] {
+            // Two hours; one of them, if any, since the last validation.
+            (run.record.seconds, run.record.step) = (7200.0, validated + unvalidated_steps);
+            run.save(&mut |_| ()).unwrap();
+            let kept = std::fs::read(run.folder.newest().unwrap()).unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join("step-00000001.shoe"), kept).unwrap();
+            let mut resumed = resumed(folder.path(), |recipe| recipe.length = RunLength::Minutes(160.0));
+            assert!((resumed.progress().done - 0.75).abs() < 0.01);
+            resumed.validated_at = None;
+            resumed.look_after(false, &mut |_| ()).unwrap();
+            assert_eq!(resumed.is_validated(), is_due);
+            resumed.validated_at = None;
+            resumed.look_after(false, &mut |_| ()).unwrap();
+            assert!(!resumed.is_validated(), "it was just validated");
+        }
     }
 
     #[test]
