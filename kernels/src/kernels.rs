@@ -2,7 +2,6 @@
 
 use crate::isa;
 use crate::table::Table;
-use std::ffi::OsStr;
 use std::fmt;
 use std::sync::OnceLock;
 
@@ -75,11 +74,7 @@ impl Kernels {
     ///
     /// [`UnknownKernel`] as for [`select`](Self::select); a name that is not Unicode is unknown.
     pub fn from_environment() -> Result<&'static Self, UnknownKernel> {
-        Self::select_or_best(std::env::var_os(Self::ENVIRONMENT_VARIABLE).as_deref())
-    }
-
-    fn select_or_best(name: Option<&OsStr>) -> Result<&'static Self, UnknownKernel> {
-        match name {
+        match std::env::var_os(Self::ENVIRONMENT_VARIABLE) {
             Some(name) if !name.is_empty() => Self::select(&name.to_string_lossy()),
             _ => Ok(Self::best()),
         }
@@ -121,22 +116,4 @@ impl fmt::Debug for Kernels {
 fn available_names() -> String {
     let names: Vec<_> = Kernels::available().iter().map(|kernels| kernels.name).collect();
     names.join(", ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn chosen(name: Option<&str>) -> Result<&'static str, UnknownKernel> {
-        Kernels::select_or_best(name.map(OsStr::new)).map(Kernels::name)
-    }
-
-    #[test]
-    fn an_unset_or_empty_variable_is_the_best_and_a_wrong_one_is_never_replaced() {
-        assert_eq!(chosen(None), Ok(Kernels::best().name()));
-        assert_eq!(chosen(Some("")), Ok(Kernels::best().name()));
-        assert_eq!(chosen(Some("scalar")), Ok("scalar"));
-        assert_eq!(chosen(Some("best")), Err(UnknownKernel::Unknown { name: "best".into() }));
-        assert_eq!(chosen(Some("Scalar ")), Err(UnknownKernel::Unknown { name: "Scalar ".into() }));
-    }
 }

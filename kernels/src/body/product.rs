@@ -306,7 +306,7 @@ pub(super) const fn floats(lines: usize) -> usize {
 /// How many of `left` rows, or of a single row's panels, to compute next: whole tiles, and the last two of equal
 /// size, because a tile of few has too few independent sums to keep the multipliers busy.
 #[inline(always)]
-fn tile_size(left: usize, most: usize) -> usize {
+const fn tile_size(left: usize, most: usize) -> usize {
     if left <= most {
         left
     } else if left < 2 * most {
@@ -316,26 +316,18 @@ fn tile_size(left: usize, most: usize) -> usize {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::tile_size;
-
-    #[test]
-    fn tiles_cover_everything_and_the_last_two_are_of_equal_size() {
-        for most in 1..=8 {
-            for all in 0..100 {
-                let mut sizes = Vec::new();
-                let mut left = all;
-                while left > 0 {
-                    let size = tile_size(left, most);
-                    assert!((1..=most).contains(&size), "{size} of {left}");
-                    sizes.push(size);
-                    left -= size;
-                }
-                if let [.., second_last, last] = sizes[..] {
-                    assert!(second_last - last <= 1, "{all} in tiles of {sizes:?}");
-                }
-            }
+/// Checked when this is compiled: tiles end, none is larger than asked for, and the last two differ by one at most.
+const _: () = {
+    let mut most = 1;
+    while most <= 8 {
+        let mut left = 1;
+        while left < 100 {
+            let size = tile_size(left, most);
+            assert!(1 <= size && size <= most);
+            let rest = left - size;
+            assert!(rest == 0 || rest > most || (rest <= size && size - rest <= 1));
+            left += 1;
         }
+        most += 1;
     }
-}
+};
