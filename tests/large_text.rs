@@ -58,7 +58,7 @@ fn a_text_that_changes_or_goes_does_not_disturb_a_run_and_is_refused_when_it_is_
     let resume = [&resume[..], &["--steps", "3"]].concat();
     let text = workspace.read("text.txt");
     workspace.write("text.txt", &text[..text.len() - 1]);
-    workspace.run(&resume).failure(1, &["is not the one this run was started on", "restore"]);
+    workspace.run(&resume).failure(1, &["text.txt", "is not the one this run was started on", "restore"]);
     fs::remove_file(workspace.path("text.txt")).unwrap();
     workspace.run(&resume).failure(1, &["text.txt", "cannot read"]);
     workspace.write("text.txt", &text);
