@@ -30,7 +30,9 @@ fn a_run_leaves_checkpoints_and_metrics_and_nothing_on_stdout() {
     let metrics = workspace.metrics("checkpoints/metrics.jsonl");
     let number = |line: &Value, key: &str| line[key].as_f64().unwrap_or_else(|| panic!("{key} in {line}"));
     for line in &metrics {
-        for key in ["step", "epoch", "tokens", "seconds", "loss"] {
+        for key in
+            ["step", "epoch", "tokens", "seconds", "loss", "learning_rate", "gradient_norm", "largest_state"]
+        {
             assert!(number(line, key) >= 0.0);
         }
     }

@@ -21,7 +21,7 @@ pub struct Metrics {
     // At the last line, of the whole run.
     seconds: f64,
     tokens: u64,
-    learning_rate: Option<f32>,
+    last_step: Option<StepEntry>, // of this session
     text: TextLoss,
     experts: usize,
     expert_rows: Vec<u64>, // [L, E] rows that each expert computed; empty if all compute every row
@@ -45,8 +45,6 @@ struct Entry {
     loss: f64,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     text_loss: Option<TextLossEntry>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    learning_rate: Option<f32>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     last_step: Option<StepEntry>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,8 +59,9 @@ struct TextLossEntry {
     train_bits_per_byte: f64,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Copy, Serialize)]
 struct StepEntry {
+    learning_rate: f32,
     gradient_norm: f64,
     largest_state: f32,
 }
@@ -84,7 +83,7 @@ impl Metrics {
             seconds: record.seconds,
             tokens: record.tokens,
             rows: 0,
-            learning_rate: None,
+            last_step: None,
             text,
             experts: config.experts,
             expert_rows: vec![0; if sparse { config.layers * config.experts } else { 0 }],
@@ -111,12 +110,12 @@ impl Metrics {
     ) -> io::Result<bool> {
         self.sum += report.loss;
         self.steps += 1;
-        self.learning_rate = Some(report.learning_rate);
+        let StepReport { learning_rate, gradient_norm, largest_state, .. } = *report;
+        self.last_step = Some(StepEntry { learning_rate, gradient_norm, largest_state });
         self.rows += network.rows() as u64;
         network.count_expert_rows(&mut self.expert_rows);
         if record.seconds - self.seconds >= INTERVAL {
-            let StepReport { gradient_norm, largest_state, .. } = *report;
-            return self.write(folder, record, Some(StepEntry { gradient_norm, largest_state }), None);
+            return self.write(folder, record, None);
         }
         Ok(false)
     }
@@ -136,14 +135,13 @@ impl Metrics {
             val_nats_per_char: validation.nats_per_char,
             val_bits_per_byte: validation.bits_per_byte,
         };
-        self.write(folder, record, None, Some(entry))
+        self.write(folder, record, Some(entry))
     }
 
     fn write(
         &mut self,
         folder: &mut RunFolder,
         record: &Record,
-        last_step: Option<StepEntry>,
         validation: Option<ValidationEntry>,
     ) -> io::Result<bool> {
         let loss = if self.steps == 0 { record.loss } else { self.sum / self.steps as f64 };
@@ -160,8 +158,7 @@ impl Metrics {
                 train_nats_per_char: loss / self.text.chars_per_token,
                 train_bits_per_byte: loss / LN_2 / self.text.bytes_per_token,
             }),
-            learning_rate: self.learning_rate,
-            last_step,
+            last_step: self.last_step,
             expert_load: self.expert_load(),
             validation,
         };
