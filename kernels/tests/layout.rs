@@ -40,6 +40,9 @@ fn a_short_panel_buffer_is_refused() {
     pack_panels(&mut [Line::default(); 5], &[0.0; 57], 19, 3);
 }
 
+/// Rows and inputs of matrices of codes, around the ends of panels and lines.
+const SHAPES: [(usize, usize); 6] = [(0, 5), (1, 1), (16, 8), (17, 9), (33, 12), (40, 100)];
+
 /// Codes from `least` to `most`, in an order without a pattern that fits the layout.
 fn codes(rows: usize, depth: usize, (least, most): (i8, i8)) -> Vec<i8> {
     let count = usize::from(least.abs_diff(most)) + 1;
@@ -51,7 +54,7 @@ fn codes(rows: usize, depth: usize, (least, most): (i8, i8)) -> Vec<i8> {
 
 #[test]
 fn byte_4r_plus_j_of_line_i_of_a_q8_panel_is_row_r_and_input_4i_plus_j() {
-    for (rows, depth) in [(0, 5), (1, 1), (16, 8), (17, 9), (33, 12), (40, 100)] {
+    for (rows, depth) in SHAPES {
         let codes = codes(rows, depth, (-127, 127));
         let mut lines = vec![CodeLine([99; 64]); q8_lines(rows, depth)];
         pack_q8(&mut lines, &codes, rows, depth);
@@ -72,7 +75,7 @@ fn byte_4r_plus_j_of_line_i_of_a_q8_panel_is_row_r_and_input_4i_plus_j() {
 
 #[test]
 fn half_h_of_byte_4r_plus_j_of_a_q4_line_is_row_r_and_input_4h_plus_j() {
-    for (rows, depth) in [(0, 5), (1, 1), (16, 8), (17, 9), (33, 12), (40, 100)] {
+    for (rows, depth) in SHAPES {
         let codes = codes(rows, depth, (-8, 7));
         let mut lines = vec![CodeLine([99; 64]); q4_lines(rows, depth)];
         pack_q4(&mut lines, &codes, rows, depth);

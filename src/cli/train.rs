@@ -175,7 +175,13 @@ fn resume(args: &TrainArgs, path: &Path, options: Options, globals: Globals) -> 
     let folder = resumed_folder(args, &checkpoint)?;
     let (kernels, mut observe) = (globals.kernels, show_tokenizing(globals));
     let (rate, stored) = (recipe.lr, record.recipe.as_ref().map(|recipe| recipe.lr));
-    let run = Run::resume(&checkpoint, recipe, corpus, kernels, folder, options.clone(), &mut observe)?;
+    let run = Run::resume(&checkpoint, recipe, corpus, kernels, folder, options.clone(), &mut observe);
+    let run = run.map_err(|error| match error {
+        TrainError::OtherText => {
+            anyhow!("{}: {error}", name_paths(&[&model_data[..], &validation_data].concat()))
+        }
+        _ => error.into(),
+    })?;
     drop(observe);
     if !globals.quiet {
         tell!("Resuming {} at step {}, epoch {}.", path.display(), record.step, record.epoch);

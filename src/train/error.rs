@@ -36,11 +36,10 @@ pub enum TrainError {
     TooShort { training: usize, validation: usize },
     /// A resumed run reads another text than before.
     #[error(
-        "the training or validation text{} is not the one this run was started on; \
-        restore the files, or start a new run",
-        in_brackets(files)
+        "the training or validation text is not the one this run was started on; \
+        restore the files, or start a new run"
     )]
-    OtherText { files: Vec<String> },
+    OtherText,
     /// It was asked to stop before the first step; nothing was saved, as there was nothing to save.
     #[error("stopped before training began")]
     Interrupted,
@@ -69,13 +68,4 @@ pub enum TrainError {
     #[error("training diverged again, although the learning rate was halved {MOST_HALVINGS} times; \
         try a smaller --lr. The last good checkpoint is {}", checkpoint.display())]
     Diverged { checkpoint: PathBuf },
-}
-
-/// A text's files, told by the first of them.
-fn in_brackets(files: &[String]) -> String {
-    match files {
-        [] => String::new(),
-        [file] => format!(" ({file})"),
-        [file, others @ ..] => format!(" ({file} and {} more)", others.len()),
-    }
 }

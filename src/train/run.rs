@@ -154,8 +154,7 @@ impl Run {
         let training = checkpoint.training()?;
         let position = training.position();
         if position.text_hash != corpus.hash() {
-            let files = [corpus.model_data(), corpus.validation_data()].concat();
-            return Err(TrainError::OtherText { files });
+            return Err(TrainError::OtherText);
         }
         let record = made_now(kernels, checkpoint.record());
         let weights = checkpoint.weights().to_vec();
