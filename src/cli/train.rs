@@ -96,16 +96,17 @@ pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
     }
 }
 
-/// An error that a run ended with; where its last save failed, with what there is all the same.
+/// An error that a run ended with; where its last save failed, or its text can't be read any more, with what there is all the same.
 fn with_way_on(error: TrainError, run: &Run) -> anyhow::Error {
-    let not_saved = matches!(error, TrainError::Checkpoint(CheckpointError::Save { .. }));
-    let (error, folder, step) = (anyhow::Error::from(error), run.folder(), run.record().step);
-    if !not_saved {
+    let is_resumable =
+        matches!(error, TrainError::Checkpoint(CheckpointError::Save { .. }) | TrainError::Tokens(_));
+    let (error, folder) = (anyhow::Error::from(error), run.folder());
+    if !is_resumable {
         return error;
     }
     let mut message = describe(&error);
-    if let Some(model) = folder.best().filter(|_| run.best().is_some_and(|best| best.step == step)) {
-        message += &format!(". The model of step {step} is saved, in {}", model.display());
+    if let (Some(model), Some(best)) = (folder.best(), run.best()) {
+        message += &format!(". The model of step {} is saved, in {}", best.step, model.display());
     }
     if let Some(newest) = folder.newest().filter(|newest| newest.exists()) {
         let newest = for_shell(newest);

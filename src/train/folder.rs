@@ -189,11 +189,11 @@ impl RunFolder {
     /// Saves a numbered checkpoint, then deletes those that are not to be kept.
     ///
     /// # Errors
-    /// If it can't be saved; nothing is deleted then.
+    /// If it can't be saved; nothing but what was to make room for it is deleted then.
     pub fn save_numbered(&mut self, contents: &Contents<'_>) -> Result<PathBuf, CheckpointError> {
         let file = self.path.join(format!("step-{:08}.shoe", contents.record.step));
         self.hold(&file)?;
-        save(&file, Kind::F32, contents)?;
+        self.save_in_room(|| save(&file, Kind::F32, contents))?;
         self.numbered.retain(|earlier| *earlier != file);
         self.numbered.push(file.clone());
         let is_trusted = |earlier: &PathBuf| is_trusted(earlier, contents.record.step);
@@ -205,6 +205,29 @@ impl RunFolder {
             let _ = fs::remove_file(self.numbered.remove(at));
         }
         Ok(file)
+    }
+
+    /// Saves by `save`. On a full disk the oldest numbered checkpoint makes room, if there is a newer one, or nothing is learned in it.
+    fn save_in_room(
+        &mut self,
+        mut save: impl FnMut() -> Result<(), CheckpointError>,
+    ) -> Result<(), CheckpointError> {
+        loop {
+            match save() {
+                Err(CheckpointError::Save { source, .. }) if is_full(&source) && self.give_up_oldest() => {}
+                saved => return saved,
+            }
+        }
+    }
+
+    /// Deletes the oldest numbered checkpoint if it can be spared; returns whether it did.
+    fn give_up_oldest(&mut self) -> bool {
+        let is_spare = self.numbered.len() > 1 || self.newest().and_then(step_of) == Some(0);
+        let is_gone = is_spare && fs::remove_file(&self.numbered[0]).is_ok();
+        if is_gone {
+            self.numbered.remove(0);
+        }
+        is_gone
     }
 
     /// The newest numbered checkpoint that is to be trusted when the run diverges at `step`, or else the oldest.
@@ -234,7 +257,7 @@ impl RunFolder {
     pub fn save_best(&mut self, contents: &Contents<'_>) -> Result<PathBuf, CheckpointError> {
         let file = self.path.join(BEST);
         self.hold(&file)?;
-        save(&file, Kind::F32, contents)?;
+        self.save_in_room(|| save(&file, Kind::F32, contents))?;
         Ok(file)
     }
 
@@ -371,6 +394,10 @@ fn step_of(file: &Path) -> Option<u64> {
     file.file_stem()?.to_str()?.strip_prefix("step-")?.parse().ok()
 }
 
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Whether a checkpoint is old enough to go back to if training diverges at `step`.
 fn is_trusted(file: &Path, step: u64) -> bool {
     step_of(file).is_some_and(|its_step| its_step + SUSPECT_STEPS <= step)
@@ -426,4 +453,39 @@ fn cut_metrics(path: &Path, step: u64) -> io::Result<File> {
 /// Opens `path`, making it if needed, so that every write goes to where it ends.
 fn append_to(path: &Path) -> io::Result<File> {
     File::options().append(true).create(true).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn on_a_full_disk_the_oldest_checkpoint_makes_room_but_never_all_that_was_learned() {
+        for (kind, steps, most_kept, is_saved, kept) in [
+            (io::ErrorKind::StorageFull, &[0, 30, 60][..], 3, true, &[0, 30, 60][..]),
+            (io::ErrorKind::StorageFull, &[0, 30, 60], 1, true, &[60]),
+            (io::ErrorKind::QuotaExceeded, &[30, 60], 1, true, &[60]),
+            (io::ErrorKind::StorageFull, &[30, 60], 0, false, &[60]),
+            (io::ErrorKind::StorageFull, &[0], 0, true, &[]),
+            (io::ErrorKind::StorageFull, &[], 0, true, &[]),
+            (io::ErrorKind::PermissionDenied, &[0, 30, 60], 1, false, &[0, 30, 60]),
+        ] {
+            let temporary = tempfile::tempdir().unwrap();
+            let path = temporary.path();
+            let files = |steps: &[u64]| -> Vec<PathBuf> {
+                steps.iter().map(|step| path.join(format!("step-{step:08}.shoe"))).collect()
+            };
+            let mut folder = RunFolder::open(path, 2, None).unwrap();
+            folder.numbered = files(steps);
+            folder.numbered.iter().for_each(|file| drop(File::create(file).unwrap()));
+            // There is room beside so many of them.
+            let saved = folder.save_in_room(|| match checkpoints(path).unwrap().len() {
+                others if others <= most_kept => Ok(()),
+                _ => Err(CheckpointError::Save { path: path.to_owned(), source: kind.into() }),
+            });
+            assert_eq!(saved.is_ok(), is_saved, "{steps:?}");
+            assert_eq!(folder.numbered, files(kept), "{steps:?}");
+            assert_eq!(checkpoints(path).unwrap().len(), kept.len(), "{steps:?}");
+        }
+    }
 }
