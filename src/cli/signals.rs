@@ -9,6 +9,7 @@ use nix::sys::signal::{SigSet, Signal};
 use signal_hook::{consts, iterator::Signals};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 type Action = Box<dyn FnMut(Asked) + Send>;
 
@@ -97,21 +98,39 @@ pub fn end_at_once(quiet: bool, message: &'static str) -> Result<()> {
     })
 }
 
-/// Sets `stop` at the first signal from now on; the second ends the process at once.
+/// Sets `stop` at the first signal from now on; the next ends the process at once.
 pub fn stop(stop: Arc<AtomicBool>, quiet: bool) -> Result<()> {
+    let mut first = None;
     handle(move |_| {
-        if stop.swap(true, Ordering::Relaxed) {
+        let now = Instant::now();
+        let first = *first.get_or_insert(now);
+        if first == now {
+            stop.store(true, Ordering::Relaxed);
+            if !quiet {
+                tell!("\nStopping; once more to stop at once.");
+            }
+        } else if is_another(first, now) {
             std::process::exit(i32::from(INTERRUPTED));
         }
-        if !quiet {
-            tell!("\nStopping; once more to stop at once.");
-        }
     })
+}
+
+/// Whether a signal that comes at `now` is not just the one that came at `first`, once more: `timeout` sends one to the process, then
+/// to its group, and of a terminal that is closed both shell and kernel tell.
+fn is_another(first: Instant, now: Instant) -> bool {
+    now - first >= Duration::from_millis(200)
 }
 
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_signal_that_comes_twice_in_a_moment_is_one() {
+        let first = Instant::now();
+        assert!([0, 2, 50].iter().all(|&later| !is_another(first, first + Duration::from_millis(later))));
+        assert!([500, 5000].iter().all(|&later| is_another(first, first + Duration::from_millis(later))));
+    }
 
     #[test]
     fn the_mask_of_ignored_signals_is_found() {
