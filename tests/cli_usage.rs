@@ -11,6 +11,7 @@ use program::{TINY, Workspace};
 use shoestring::checkpoint::Record;
 use shoestring::kernels::Kernels;
 use small_model::{SMALL, record, save_model, save_with_record};
+use std::fs;
 
 /// Values that are wrong for some numbers or for all.
 const VALUES: [&str; 13] = [
@@ -225,6 +226,29 @@ fn no_command_replaces_what_it_reads() {
         let before = workspace.read(input);
         workspace.run(&[arguments, &[input]].concat()).failure(2, &[input, "both input and output"]);
         assert!(workspace.read(input) == before, "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_tokenizer_replaces_nothing_but_a_tokenizer() {
+    let workspace = Workspace::new();
+    workspace.train(&["--steps", "2"]).success();
+    let model = "checkpoints/best.shoe";
+    workspace.run(&["tokenizer", "export", model, "-o", "tokenizer.json"]).success();
+    workspace.write("notes.json", "{}");
+    fs::copy(workspace.path(model), workspace.path("other.shoe")).unwrap();
+    for arguments in [
+        &["tokenizer", "train", "--data", "text.txt", "--vocab-size", "300", "--out"][..],
+        &["tokenizer", "export", model, "--out"],
+        &["tokenizer", "import", "tokenizer.json", "--out"],
+    ] {
+        for kept in ["notes.json", "other.shoe"] {
+            let before = workspace.read(kept);
+            workspace.run(&[arguments, &[kept]].concat()).failure(2, &[kept, "is no tokenizer.json"]);
+            assert!(workspace.read(kept) == before, "{arguments:?}");
+        }
+        workspace.run(&["tokenizer", "export", model, "-o", "earlier.json"]).success();
+        workspace.run(&[arguments, &["earlier.json"]].concat()).success();
     }
 }
 
