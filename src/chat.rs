@@ -57,7 +57,7 @@ pub enum ConversationError {
 
 impl<'m> Conversation<'m> {
     /// A conversation that has not begun. `dialogue` says whether the model was trained on
-    /// `[USER]/[BOT]` turns; if not, it continues what the user writes. `limits` bound a reply.
+    /// `[USER]/[BOT]` turns; if not, it goes on after the lines the user writes. `limits` bound a reply.
     pub fn new(session: Session<'m>, sampler: Sampler, dialogue: bool, limits: Limits) -> Self {
         let mut limits = limits;
         if dialogue {

@@ -77,7 +77,7 @@ enum Command {
     Train(Box<train::TrainArgs>),
     /// Chat with a model
     ///
-    /// A model of dialogues answers; one of plain text continues what is typed. Input that does not come from a
+    /// A model of dialogues answers; one of plain text goes on after the lines that are typed. Input that does not come from a
     /// terminal is read line by line, and only the replies are written.
     Chat(chat::ChatArgs),
     /// Write text that continues a prompt

@@ -143,7 +143,7 @@ impl<'m> Chat<'m> {
         self.stop_on_signals()?;
         if !self.model.checkpoint().record().dialogue {
             self.say(
-                "This model was trained on plain text, not on conversations: it continues what you write.",
+                "This model was trained on plain text, not on conversations: it goes on after the lines you write.",
             );
         }
         self.say("Chat with the model; /help lists commands, Ctrl-D leaves.");
