@@ -28,7 +28,7 @@ pub use corpus::Corpus;
 pub use data::Streams;
 pub use error::TrainError;
 pub use folder::{BEST, FolderError, LONGEST_METRICS, METRICS, RunFolder, newest_checkpoint};
-pub use initialise::initialise;
+pub use initialise::{initialise, set_head_bias};
 pub use memory::training_bytes;
 pub use network::{Dropout, Network};
 pub use optimizer::Update;

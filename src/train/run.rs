@@ -5,12 +5,13 @@ mod upkeep;
 use super::clock::Clock;
 use super::error::TrainError;
 use super::folder::RunFolder;
-use super::initialise::initialise;
+use super::initialise::{initialise, set_head_bias};
 use super::metrics::{Metrics, TextLoss};
 use super::network::Dropout;
 use super::optimizer::Update;
 use super::schedule::{self, Progress};
 use super::tokenize::{HeldOut, TokenizedCorpus};
+use super::tokens::Tokens;
 use super::trainer::{StepReport, Trainer};
 use super::{Corpus, Streams, TokensError, random};
 use crate::checkpoint::{Checkpoint, CheckpointError, Position, Recipe, Record, RunLength, Validation};
@@ -122,7 +123,13 @@ impl Run {
         options: Options,
         observe: &mut dyn FnMut(Event<'_>),
     ) -> Result<Self, TrainError> {
-        let weights = initialise(&Layout::new(&config), recipe.seed);
+        let seed = recipe.seed;
+        let weights = |text: &mut Tokens| {
+            let layout = Layout::new(&config);
+            let mut weights = initialise(&layout, seed);
+            set_head_bias(&layout, &mut weights, &text.counts()?);
+            Ok(weights)
+        };
         let record = made_now(kernels, Record { recipe: Some(recipe.clone()), ..Record::default() });
         let position = Position {
             chunk: 0,
@@ -157,7 +164,7 @@ impl Run {
             return Err(TrainError::OtherText);
         }
         let record = made_now(kernels, checkpoint.record());
-        let weights = checkpoint.weights().to_vec();
+        let weights = |_: &mut Tokens| Ok(checkpoint.weights().to_vec());
         let carried = position.carried_state.clone();
         let tokenizer = checkpoint.tokenizer().to_owned();
         let config = checkpoint.config();
@@ -180,7 +187,7 @@ impl Run {
     fn new(
         config: ModelConfig,
         recipe: Recipe,
-        weights: Vec<Line>,
+        weights: impl FnOnce(&mut Tokens) -> Result<Vec<Line>, TokensError>,
         mut record: Record,
         position: Position,
         tokenizer: Tokenizer,
@@ -203,7 +210,7 @@ impl Run {
                 false => ControlFlow::Continue(()),
             }
         };
-        let TokenizedCorpus { training, validation, training_chars, dialogue } = TokenizedCorpus::new(
+        let TokenizedCorpus { mut training, validation, training_chars, dialogue } = TokenizedCorpus::new(
             &corpus,
             tokenizer.view(),
             &folder.tokens(),
@@ -216,7 +223,7 @@ impl Run {
         }
         record.dialogue = dialogue;
         let shape = (recipe.batch_size, recipe.seq_length);
-        let trainer = Trainer::new(config, kernels, weights, shape, options.threads)?;
+        let trainer = Trainer::new(config, kernels, weights(&mut training)?, shape, options.threads)?;
         let streams = Streams::new(training, recipe.batch_size, recipe.seq_length, recipe.seed);
         let text = TextLoss {
             chars_per_token: training_chars as f64 / streams.tokens() as f64,

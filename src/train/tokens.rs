@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use thiserror::Error;
 
+/// Tokens read at once to count them.
+const COUNTED_AT_ONCE: usize = 1 << 16;
+
 /// Why the tokens of a text can't be had.
 #[derive(Debug, Error)]
 #[expect(missing_docs, reason = "the fields are what the messages name")]
@@ -80,6 +83,21 @@ impl Tokens {
     /// How many there are.
     pub fn count(&self) -> usize {
         self.range.len()
+    }
+
+    /// How often each token of the vocabulary occurs.
+    ///
+    /// # Errors
+    /// As [`Tokens::read`].
+    pub fn counts(&mut self) -> Result<Vec<u64>, TokensError> {
+        let mut counts = vec![0; self.store.vocabulary]; // [V]
+        let mut window = Vec::new();
+        for start in (0..self.count()).step_by(COUNTED_AT_ONCE) {
+            window.clear();
+            self.read(start..self.count().min(start + COUNTED_AT_ONCE), &mut window)?;
+            window.iter().for_each(|&id| counts[id as usize] += 1);
+        }
+        Ok(counts)
     }
 
     /// Appends the tokens `range` to `out`.
@@ -169,4 +187,19 @@ pub(super) fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64)
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_are_counted_also_those_that_do_not_occur() {
+        let ids: Vec<u32> = (0..2 * COUNTED_AT_ONCE as u32 + 5).map(|i| i % 7).collect();
+        let counts = Tokens::from_ids(&ids, 9).counts().unwrap();
+        let naive: Vec<u64> =
+            (0..9).map(|id| ids.iter().filter(|&&other| other == id).count() as u64).collect();
+        assert_eq!(counts, naive);
+        assert_eq!(Tokens::from_ids(&[], 3).counts().unwrap(), [0; 3]);
+    }
 }

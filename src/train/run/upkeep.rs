@@ -293,6 +293,24 @@ mod tests {
     }
 
     #[test]
+    fn a_run_begins_with_the_frequencies_of_its_tokens() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut run = run(folder.path());
+        let mut first = None;
+        run.train(&mut |event| {
+            if let Event::Step { report, .. } = event {
+                first.get_or_insert(report.loss);
+            }
+        })
+        .unwrap();
+        let length = TEXT.len() as f64;
+        let frequency = |&byte| TEXT.iter().filter(|&&other| other == byte).count() as f64 / length;
+        let entropy = -TEXT.iter().map(|byte| frequency(byte).ln()).sum::<f64>() / length;
+        // Where it was to find them out it began with the logarithm of the vocabulary, and more.
+        assert!(first.unwrap() < entropy + 0.5 && entropy + 1.0 < (MINIMUM_VOCABULARY as f64).ln());
+    }
+
+    #[test]
     fn a_run_that_went_back_keeps_the_best_model_it_had() {
         let folder = tempfile::tempdir().unwrap();
         let mut run = run(folder.path());
