@@ -1,7 +1,11 @@
 //! `shoestring eval`
 
+use super::progress::Reading;
 use super::{Globals, open_model, open_text, runs_away, thread_pool};
-use crate::evaluate::{EncodedText, Evaluation, evaluate};
+use crate::evaluate::{EncodedText, Evaluation, TextSize, TokenStream, evaluate};
+use crate::model::Weights;
+use crate::text::{Text, TextError};
+use crate::tokenizer::TokenizerView;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
@@ -39,6 +43,43 @@ struct Report {
     tokens_per_second: f64,
 }
 
+/// The loss of `weights`, whose tokens are those of `tokenizer`, on `text`; how far it is, is shown.
+pub fn measure(
+    weights: Weights<'_>,
+    tokenizer: TokenizerView<'_>,
+    text: &Text,
+    pool: &rayon::ThreadPool,
+    globals: Globals,
+) -> Result<Evaluation, TextError> {
+    let encoded = Watched {
+        text: EncodedText::new(tokenizer, text),
+        length: text.length(),
+        reading: Reading::new("Text measured", globals.quiet),
+    };
+    pool.install(|| evaluate(weights, globals.kernels, encoded))
+}
+
+/// A text that shows how far it is read.
+struct Watched<'a> {
+    text: EncodedText<'a>,
+    length: u64,
+    reading: Reading,
+}
+
+impl TokenStream for Watched<'_> {
+    type Error = TextError;
+
+    fn read(&mut self, out: &mut Vec<u32>) -> Result<(), TextError> {
+        // What was read before has been measured by now.
+        self.reading.show(self.text.size().bytes, self.length);
+        self.text.read(out)
+    }
+
+    fn size(&self) -> TextSize {
+        self.text.size()
+    }
+}
+
 /// An error if a model's loss is not a number.
 pub fn refuse_infinite(evaluation: &Evaluation, model: &Path) -> Result<()> {
     if evaluation.nats.is_finite() { Ok(()) } else { Err(runs_away(model)) }
@@ -48,8 +89,7 @@ pub fn run(args: &EvalArgs, globals: Globals) -> Result<ExitCode> {
     let model = open_model(Some(&args.checkpoint), globals)?;
     let text = open_text(&args.data)?;
     let pool = thread_pool(args.threads)?;
-    let encoded = EncodedText::new(model.tokenizer(), &text);
-    let evaluation = pool.install(|| evaluate(model.weights(), globals.kernels, encoded))?;
+    let evaluation = measure(model.weights(), model.tokenizer(), &text, &pool, globals)?;
     refuse_infinite(&evaluation, &args.checkpoint)?;
     let Evaluation { nats, tokens, chars, bytes, .. } = evaluation;
     let report = Report {

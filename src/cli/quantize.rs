@@ -1,11 +1,11 @@
 //! `shoestring quantize`
 
-use super::eval::refuse_infinite;
+use super::eval::{measure, refuse_infinite};
 use super::printable::Printer;
 use super::{Globals, open_model, open_text, refuse_overwriting, refuse_replacing, tell, thread_pool};
 use crate::bundled;
 use crate::checkpoint::{Contents, save};
-use crate::evaluate::{EncodedText, Evaluation, evaluate};
+use crate::evaluate::Evaluation;
 use crate::model::{Kind, Model, Weights};
 use crate::quantize::{Requantized, requantize};
 use crate::text::Text;
@@ -93,10 +93,7 @@ pub fn run(args: &QuantizeArgs, globals: Globals) -> Result<ExitCode> {
     let pool = thread_pool(args.threads)?;
     let quantized = requantize(&model, args.to.kind());
     let weights = Weights { config: model.config(), layout: &quantized.layout, lines: &quantized.lines };
-    let loss_of = |weights| {
-        let encoded = EncodedText::new(model.tokenizer(), &text);
-        pool.install(|| evaluate(weights, globals.kernels, encoded))
-    };
+    let loss_of = |weights| measure(weights, model.tokenizer(), &text, &pool, globals);
     let before = loss_of(model.weights())?;
     refuse_infinite(&before, &args.input)?;
     let after = loss_of(weights)?;

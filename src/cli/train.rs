@@ -1,6 +1,7 @@
 //! `shoestring train`
 
 mod flags;
+mod turns;
 
 pub use flags::{TrainArgs, threads, vocabulary};
 
@@ -120,6 +121,9 @@ fn start(args: &TrainArgs, options: Options, globals: Globals) -> Result<Run> {
     let recipe = new_recipe(args, &config);
     let memory = memory::check(&config, &recipe, options.threads, args.force)?;
     let corpus = read_corpus(&args.model_data, &args.validation_data, globals)?;
+    if let Some(warning) = turns::warning(&corpus)? {
+        tell!("{warning}");
+    }
     let bpe_text = if args.bpe_data.is_empty() { None } else { Some(open_text(&args.bpe_data)?) };
     signals::stop(Arc::clone(&options.interrupt), globals.quiet)?;
     let path = args.checkpoint_dir.as_deref().unwrap_or(Path::new(CHECKPOINTS));
