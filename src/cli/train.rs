@@ -299,6 +299,15 @@ fn read_corpus(model_data: &[PathBuf], validation_data: &[PathBuf], globals: Glo
     if texts.into_iter().flatten().any(Text::converted_line_ends) && !globals.quiet {
         tell!("Windows line ends in the text are read as plain ones.");
     }
+    if let Some(validation) = &validation
+        && let Some(both) =
+            validation.files().find(|&file| text.files().any(|other| is_same_file(file, other)))
+    {
+        tell!(
+            "Warning: {} is both trained on and validated on, so its loss tells what is known by heart only.",
+            both.display()
+        );
+    }
     Ok(Corpus::new(text, validation)?)
 }
 

@@ -93,6 +93,21 @@ fn separate_validation_text_leaves_all_of_the_text_to_train_on() {
 }
 
 #[test]
+fn texts_that_mislead_are_warned_of() {
+    let workspace = Workspace::new();
+    let told = |arguments: &[&str]| {
+        workspace.train(&[&["--steps", "1", "--quiet"], arguments].concat()).success().stderr
+    };
+    assert_eq!(told(&[]), "");
+    let validated = told(&["--validation-data", "text.txt"]);
+    assert!(validated.contains("Warning: text.txt is both trained on and validated on"), "{validated}");
+    workspace.write("text.txt", "[user] Hello! [eos]\n[bot] Hi there! [eos]\n\n".repeat(40));
+    let lower_case = told(&[]);
+    let warning = "not as a chat has them: line 1 is `[user] Hello! [eos]`. Write each on a line of its own";
+    assert!(lower_case.contains(warning), "{lower_case}");
+}
+
+#[test]
 fn text_that_cannot_be_used_is_named() {
     let workspace = Workspace::new();
     workspace.write("empty.txt", "");

@@ -28,25 +28,27 @@ pub fn warning(corpus: &Corpus) -> Result<Option<String>, TextError> {
 
 /// What is odd about the turns in `text`, if it has any and the oddity is no exception.
 fn oddity(text: &str) -> Option<String> {
-    let (mut user, mut bot, mut ended, mut others, mut first_other) = (0, 0, 0, 0, None);
+    let (mut user, mut bot, mut ended, mut odd, mut first_odd) = (0, 0, 0, 0, None);
     for (number, line) in (1..).zip(text.lines()) {
+        let lower = line.to_ascii_lowercase();
+        let markers = lower.matches("[user]").count() + lower.matches("[bot]").count();
         ended += usize::from(line.ends_with(" [EOS]"));
-        match turn(line) {
-            Turn::None => {}
-            Turn::User => user += 1,
-            Turn::Bot => bot += 1,
-            Turn::Other => {
-                others += 1;
-                first_other.get_or_insert((number, line));
-            }
+        let is_whole = !line.contains("[EOS]") || line.ends_with(" [EOS]");
+        let is_turn = line.starts_with("[USER] ") || line.starts_with("[BOT] ");
+        if markers == 1 && is_turn && is_whole {
+            user += usize::from(line.starts_with("[USER] "));
+            bot += usize::from(line.starts_with("[BOT] "));
+        } else if markers > 0 {
+            odd += markers;
+            first_odd.get_or_insert((number, line));
         }
     }
-    let (turns, lines) = (user + bot + others, text.lines().filter(|line| !line.is_empty()).count());
+    let (turns, lines) = (user + bot + odd, text.lines().filter(|line| !line.is_empty()).count());
     if turns < 5 || turns * 10 < lines {
         // Somebody writes of markers.
         return None;
     }
-    if let Some((number, line)) = first_other.filter(|_| others * 10 > turns) {
+    if let Some((number, line)) = first_odd.filter(|_| odd * 10 > turns) {
         let shown: String = line.chars().take(SHOWN).collect();
         let more = if shown.len() < line.len() { "..." } else { "" };
         return Some(format!("line {number} is `{}{more}`", printable(&shown)));
@@ -56,26 +58,6 @@ fn oddity(text: &str) -> Option<String> {
         (_, 0) => Some("there is no [BOT]".to_owned()),
         _ if ended * 2 < turns => Some("most do not end with ` [EOS]`".to_owned()),
         _ => None,
-    }
-}
-
-enum Turn {
-    None,
-    User,
-    Bot,
-    Other,
-}
-
-/// What turn the line `line` is or begins.
-fn turn(line: &str) -> Turn {
-    let lower = line.to_ascii_lowercase();
-    let markers = lower.matches("[user]").count() + lower.matches("[bot]").count();
-    let one = markers == 1 && (!line.contains("[EOS]") || line.ends_with(" [EOS]"));
-    match markers {
-        0 => Turn::None,
-        _ if one && line.starts_with("[USER] ") => Turn::User,
-        _ if one && line.starts_with("[BOT] ") => Turn::Bot,
-        _ => Turn::Other,
     }
 }
 
