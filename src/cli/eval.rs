@@ -9,7 +9,7 @@ use crate::tokenizer::TokenizerView;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use std::io::{Write, stdout};
+use std::io::{IsTerminal, Write, stderr, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -43,7 +43,7 @@ struct Report {
     tokens_per_second: f64,
 }
 
-/// The loss of `weights`, whose tokens are those of `tokenizer`, on `text`; how far it is, is shown.
+/// The loss of `weights`, whose tokens are those of `tokenizer`, on `text`; on a terminal it is shown how far that is.
 pub fn measure(
     weights: Weights<'_>,
     tokenizer: TokenizerView<'_>,
@@ -54,7 +54,7 @@ pub fn measure(
     let encoded = Watched {
         text: EncodedText::new(tokenizer, text),
         length: text.length(),
-        reading: Reading::new("Text measured", globals.quiet),
+        reading: Reading::new("Text measured", globals.quiet || !stderr().is_terminal()),
     };
     pool.install(|| evaluate(weights, globals.kernels, encoded))
 }
