@@ -176,9 +176,7 @@ fn refuse_replacing(path: &Path) -> Result<(), UsageError> {
     if !fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() > 0) {
         return Ok(());
     }
-    let json =
-        files::read_at_most(path, LONGEST_TOKENIZER).ok().and_then(|json| String::from_utf8(json).ok());
-    if json.is_some_and(|json| Tokenizer::from_json(&json).is_ok()) {
+    if files::read_text(path, LONGEST_TOKENIZER).is_ok_and(|json| Tokenizer::from_json(&json).is_ok()) {
         return Ok(());
     }
     let path = path.display();
