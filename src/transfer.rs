@@ -12,8 +12,8 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Map, Value, json};
 use shoestring_kernels::Line;
 use std::collections::HashMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use thiserror::Error;
@@ -24,6 +24,11 @@ pub const WEIGHTS: &str = "model.safetensors";
 pub const TOKENIZER: &str = "tokenizer.json";
 /// Bytes of a `tokenizer.json` at most.
 pub const LONGEST_TOKENIZER: u64 = 1_000_000_000;
+
+/// Bytes of a safetensors header at most, as the crate has it.
+const LONGEST_HEADER: u64 = 100_000_000;
+/// What a file's metadata calls the model in it.
+const MODEL: &str = "shoestring MoE-GRU";
 
 /// Why a model could not be exported or imported.
 #[derive(Debug, Error)]
@@ -109,6 +114,21 @@ pub struct Imported {
     pub dialogue: bool,
 }
 
+/// Whether the file at `path` is one that [`export`] wrote; its data is not read.
+#[must_use]
+pub fn is_exported(path: &Path) -> bool {
+    let header = |mut file: File| {
+        let mut length = [0; 8];
+        file.read_exact(&mut length)?;
+        let mut bytes = Vec::new();
+        file.take(u64::from_le_bytes(length).min(LONGEST_HEADER)).read_to_end(&mut bytes)?;
+        io::Result::Ok(bytes)
+    };
+    let bytes = require_file(path).and_then(|()| File::open(path)).and_then(header);
+    let header: Option<Value> = bytes.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    header.is_some_and(|header| header["__metadata__"]["model"] == MODEL)
+}
+
 /// Reads the bytes of a `model.safetensors` whose token ids are `tokenizer`'s; `path` names it in errors.
 ///
 /// # Errors
@@ -165,7 +185,7 @@ fn metadata(model: &Model) -> Value {
         model.config();
     json!({
         "format": "pt",
-        "model": "shoestring MoE-GRU",
+        "model": MODEL,
         "vocabulary": vocabulary.to_string(),
         "embedding_dim": embedding.to_string(),
         "gru_hidden_size": hidden.to_string(),

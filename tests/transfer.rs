@@ -298,6 +298,28 @@ fn small_tokenizer(workspace: &Workspace) {
 }
 
 #[test]
+fn an_export_replaces_an_export_only() {
+    let (workspace, mut file) = exported(SMALL);
+    let export = || workspace.run(&["export", "model.shoe", "exported"]);
+    let original = workspace.read("exported/model.safetensors");
+    workspace.write("exported/model.safetensors", [&original[..], b"cut off or longer, it is one"].concat());
+    export().success();
+    assert_eq!(workspace.read("exported/model.safetensors"), original);
+
+    file.metadata.clear();
+    for foreign in [&b"other"[..], b"a text of more than eight bytes", &[255; 20], &file.write()] {
+        workspace.write("exported/model.safetensors", foreign);
+        export()
+            .failure(2, &["exported/model.safetensors is there, and not of a shoestring model", "delete it"]);
+        assert_eq!(workspace.read("exported/model.safetensors"), foreign);
+    }
+    workspace.write("exported/model.safetensors", "");
+    workspace.write("exported/tokenizer.json", "{}");
+    export().failure(2, &["exported/tokenizer.json is there, and is no tokenizer.json"]);
+    assert_eq!(workspace.read("exported/tokenizer.json"), b"{}");
+}
+
+#[test]
 fn places_that_cannot_be_written_are_named() {
     let (workspace, _) = exported(SMALL);
     workspace.run(&["export", "model.shoe", "text.txt"]).failure(1, &["cannot write text.txt"]);

@@ -15,6 +15,7 @@ mod plot;
 mod printable;
 mod progress;
 mod quantize;
+mod replace;
 mod signals;
 mod sparkline;
 #[cfg(test)]
@@ -24,7 +25,7 @@ mod train;
 mod transfer;
 
 use crate::bundled;
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::checkpoint::Checkpoint;
 use crate::model::Model;
 use crate::text::{Text, TextError};
 use crate::train::{BEST, newest_checkpoint};
@@ -267,30 +268,6 @@ fn runs_away(model: &Path) -> anyhow::Error {
         "{}: its state is not finite any more, but runs away; train it with a smaller --lr",
         model.display()
     )
-}
-
-/// An error if writing `output` would replace `input`.
-fn refuse_overwriting(input: &Path, output: &Path) -> Result<(), UsageError> {
-    if is_same_file(input, output) {
-        return Err(UsageError(format!("{} is both input and output; name another output", input.display())));
-    }
-    Ok(())
-}
-
-/// An error if the file at `path`, where a model is to be written, holds something else than one: a text, or a run to go
-/// on with.
-fn refuse_replacing(path: &Path) -> Result<(), UsageError> {
-    if !path.metadata().is_ok_and(|file| file.is_file() && file.len() > 0) {
-        return Ok(());
-    }
-    let output = path.display();
-    let what = match Checkpoint::open(path) {
-        Ok(checkpoint) if checkpoint.is_resumable() => format!("{output} holds a run to go on with"),
-        Ok(_) => return Ok(()),
-        Err(CheckpointError::Foreign { .. }) => format!("{output} is there, and is no model"),
-        Err(error) => format!("{output} would be replaced, and may be of use: {error}"),
-    };
-    Err(UsageError(format!("{what}; name another output, or delete it")))
 }
 
 /// As many of a thing.

@@ -1,6 +1,7 @@
 //! `shoestring plot`
 
-use super::{CHECKPOINTS, Globals, UsageError, refuse_overwriting, tell};
+use super::replace::refuse_overwriting;
+use super::{CHECKPOINTS, Globals, UsageError, tell};
 use crate::checkpoint::atomic_write;
 use crate::plot::{Axis, Curve, Format, draw};
 use anyhow::{Context, Result};

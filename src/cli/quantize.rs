@@ -2,7 +2,8 @@
 
 use super::eval::{measure, refuse_infinite};
 use super::printable::Printer;
-use super::{Globals, open_model, open_text, refuse_overwriting, refuse_replacing, tell, thread_pool};
+use super::replace::{only_a_model, refuse_overwriting};
+use super::{Globals, open_model, open_text, tell, thread_pool};
 use crate::bundled;
 use crate::checkpoint::{Contents, save};
 use crate::evaluate::Evaluation;
@@ -89,7 +90,7 @@ pub fn run(args: &QuantizeArgs, globals: Globals) -> Result<ExitCode> {
     for input in text.files() {
         refuse_overwriting(input, &args.output)?;
     }
-    refuse_replacing(&args.output)?;
+    only_a_model(&args.output)?;
     let pool = thread_pool(args.threads)?;
     let quantized = requantize(&model, args.to.kind());
     let weights = Weights { config: model.config(), layout: &quantized.layout, lines: &quantized.lines };

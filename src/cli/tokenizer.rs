@@ -1,7 +1,8 @@
 //! `shoestring tokenizer`
 
 use super::progress::Reading;
-use super::{Globals, UsageError, open_text, refuse_overwriting, tell};
+use super::replace::{only_a_tokenizer, refuse_overwriting};
+use super::{Globals, open_text, tell};
 use crate::checkpoint::{CheckpointError, atomic_write, open_tokenizer};
 use crate::files;
 use crate::text::TextError;
@@ -115,7 +116,7 @@ pub fn run(args: TokenizerArgs, globals: Globals) -> Result<()> {
         }
         Command::Export(args) | Command::Import(args) => {
             refuse_overwriting(&args.input, &args.out)?;
-            refuse_replacing(&args.out)?;
+            only_a_tokenizer(&args.out)?;
             save(&open(&args.input)?, &args.out)?;
             if !globals.quiet {
                 tell!("Wrote {}.", args.out.display());
@@ -130,7 +131,7 @@ fn train(args: &TrainArgs, quiet: bool) -> Result<Tokenizer> {
     for input in text.files() {
         refuse_overwriting(input, &args.out)?;
     }
-    refuse_replacing(&args.out)?;
+    only_a_tokenizer(&args.out)?;
     let trainer = Trainer::new(args.vocab_size, args.threads.unwrap_or_else(crate::cores))?;
     let tokenizer = learn(trainer, text.reader(), text.length(), quiet, &AtomicBool::new(false))?;
     let size = tokenizer.view().vocabulary_size();
@@ -169,18 +170,6 @@ pub fn learn(
         Err(TokenizerError::Interrupted) => Err(TrainError::Interrupted.into()),
         tokenizer => Ok(tokenizer?),
     }
-}
-
-/// An error if the file at `path`, where a tokenizer.json is to be written, holds something else than one.
-fn refuse_replacing(path: &Path) -> Result<(), UsageError> {
-    if !fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() > 0) {
-        return Ok(());
-    }
-    if files::read_text(path, LONGEST_TOKENIZER).is_ok_and(|json| Tokenizer::from_json(&json).is_ok()) {
-        return Ok(());
-    }
-    let path = path.display();
-    Err(UsageError(format!("{path} is there, and is no tokenizer.json; name another output, or delete it")))
 }
 
 fn save(tokenizer: &Tokenizer, path: &Path) -> Result<()> {

@@ -1,6 +1,7 @@
 //! `shoestring export` and `shoestring import`
 
-use super::{Globals, open_model, refuse_overwriting, refuse_replacing, tell};
+use super::replace::{only_a_model, only_an_exported_model, refuse_overwriting};
+use super::{Globals, open_model, tell};
 use crate::model::Layout;
 use crate::transfer;
 use anyhow::{Result, bail};
@@ -32,6 +33,7 @@ pub struct ImportArgs {
 pub fn export(args: &ExportArgs, globals: Globals) -> Result<ExitCode> {
     let model = open_model(Some(&args.checkpoint), globals)?;
     model.checkpoint().verify()?;
+    only_an_exported_model(&args.folder)?;
     transfer::export(&model, &args.folder)?;
     if !globals.quiet {
         tell!("Wrote model.safetensors and tokenizer.json to {}.", args.folder.display());
@@ -51,7 +53,7 @@ pub fn import(args: &ImportArgs, globals: Globals) -> Result<ExitCode> {
     for input in [transfer::WEIGHTS, transfer::TOKENIZER] {
         refuse_overwriting(&args.folder.join(input), &args.output)?;
     }
-    refuse_replacing(&args.output)?;
+    only_a_model(&args.output)?;
     let config = transfer::import(&args.folder, &args.output)?;
     if !globals.quiet {
         let parameters = Layout::new(&config).parameters();
