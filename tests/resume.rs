@@ -58,8 +58,9 @@ impl Setting {
 
     fn options(&self) -> Options {
         self.interrupt.store(false, Ordering::Relaxed);
+        let &Setting { kernels, threads, .. } = self;
         let interrupt = Arc::clone(&self.interrupt);
-        Options { threads: self.threads, save_every: Duration::from_secs(3600), interrupt }
+        Options { kernels, threads, save_every: Duration::from_secs(3600), interrupt }
     }
 
     fn start(&self, folder: &Path) -> Run {
@@ -68,8 +69,7 @@ impl Setting {
         let folder = RunFolder::open(folder, 2, None).unwrap();
         let recipe = self.recipe.clone();
         let (corpus, options) = (corpus(2_500), self.options());
-        let kernels = self.kernels;
-        Run::start(self.config, recipe, tokenizer, corpus, kernels, folder, options, &mut |_| ()).unwrap()
+        Run::start(self.config, recipe, tokenizer, corpus, folder, options, &mut |_| ()).unwrap()
     }
 
     fn resume(&self, folder: &Path, corpus: Corpus) -> Result<Run, TrainError> {
@@ -77,7 +77,7 @@ impl Setting {
             Checkpoint::open(&shoestring::train::newest_checkpoint(folder).unwrap().unwrap()).unwrap();
         let folder = RunFolder::open(folder, 2, Some(&checkpoint))?;
         let (recipe, options) = (self.recipe.clone(), self.options());
-        Run::resume(&checkpoint, recipe, corpus, self.kernels, folder, options, &mut |_| ())
+        Run::resume(&checkpoint, recipe, corpus, folder, options, &mut |_| ())
     }
 
     /// Trains to the end, or until `steps` steps of this run have been taken.
@@ -243,8 +243,7 @@ fn what_no_run_can_be_is_refused() {
         let tokenizer = Tokenizer::train(&[dialogue(2_250).as_bytes()], VOCABULARY, 1).unwrap();
         let run_folder = RunFolder::open(folder.path(), 2, None).unwrap();
         let (corpus, options) = (corpus(2_500), sound.options());
-        let run =
-            Run::start(config, recipe, tokenizer, corpus, sound.kernels, run_folder, options, &mut |_| ());
+        let run = Run::start(config, recipe, tokenizer, corpus, run_folder, options, &mut |_| ());
         run.map(drop).map_err(|error| error.to_string())
     };
     let recipe = || sound.recipe.clone();

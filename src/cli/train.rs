@@ -39,7 +39,7 @@ const STOPPED_EARLY: &str = "Stopped before training began: there is nothing to 
 pub fn run(args: TrainArgs, globals: Globals) -> Result<ExitCode> {
     // Reading a text can take as long as whoever writes it wants, and until it is read there is nothing to lose.
     signals::end_at_once(globals.quiet, STOPPED_EARLY)?;
-    let options = args.options(Arc::default());
+    let options = args.options(globals.kernels, Arc::default());
     let run = match &args.checkpoint {
         Some(path) => resume(&args, path, options, globals),
         None => start(&args, options, globals),
@@ -131,8 +131,8 @@ fn start(args: &TrainArgs, options: Options, globals: Globals) -> Result<Run> {
     let tokenizer = train_tokenizer(bpe_text, config.vocabulary, &corpus, &options, globals)?;
     // A short text may have fewer tokens than asked for.
     let config = ModelConfig { vocabulary: tokenizer.view().vocabulary_size(), ..config };
-    let (kernels, mut observe) = (globals.kernels, show_tokenizing(globals));
-    let run = Run::start(config, recipe, tokenizer, corpus, kernels, folder, options.clone(), &mut observe)?;
+    let mut observe = show_tokenizing(globals);
+    let run = Run::start(config, recipe, tokenizer, corpus, folder, options.clone(), &mut observe)?;
     drop(observe);
     announce(&run, config, &args.model_data, memory, &options, globals);
     Ok(run)
@@ -178,9 +178,9 @@ fn resume(args: &TrainArgs, path: &Path, options: Options, globals: Globals) -> 
     })?;
     signals::stop(Arc::clone(&options.interrupt), globals.quiet)?;
     let folder = resumed_folder(args, &checkpoint)?;
-    let (kernels, mut observe) = (globals.kernels, show_tokenizing(globals));
+    let mut observe = show_tokenizing(globals);
     let (rate, stored) = (recipe.lr, record.recipe.as_ref().map(|recipe| recipe.lr));
-    let run = Run::resume(&checkpoint, recipe, corpus, kernels, folder, options.clone(), &mut observe);
+    let run = Run::resume(&checkpoint, recipe, corpus, folder, options.clone(), &mut observe);
     let run = run.map_err(|error| match error {
         TrainError::OtherText => {
             anyhow!("{}: {error}", name_paths(&[&model_data[..], &validation_data].concat()))

@@ -32,6 +32,8 @@ const SMOOTHING: f64 = 0.98;
 /// What a run needs to know besides model and text.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// What computes.
+    pub kernels: &'static Kernels,
     /// Worker threads; no result depends on their number.
     pub threads: usize,
     /// Time between checkpoints within an epoch.
@@ -73,7 +75,6 @@ pub enum Outcome {
 /// A training run under way.
 pub struct Run {
     config: ModelConfig,
-    kernels: &'static Kernels,
     trainer: Trainer,
     tokenizer: Tokenizer,
     corpus: Corpus,
@@ -98,6 +99,16 @@ pub struct Run {
     unsaved_best: Option<UnsavedBest>,
 }
 
+/// Where a run begins: anew, or where another session of it ended.
+struct Beginning<W> {
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    /// Makes the weights, [lines], of the training text's tokens.
+    weights: W,
+    record: Record,
+    position: Position,
+}
+
 /// When things last happened, by the run's clock.
 struct Times {
     saved: Duration,
@@ -118,7 +129,6 @@ impl Run {
         recipe: Recipe,
         tokenizer: Tokenizer,
         corpus: Corpus,
-        kernels: &'static Kernels,
         folder: RunFolder,
         options: Options,
         observe: &mut dyn FnMut(Event<'_>),
@@ -130,7 +140,7 @@ impl Run {
             set_head_bias(&layout, &mut weights, &text.counts()?);
             Ok(weights)
         };
-        let record = made_now(kernels, Record { recipe: Some(recipe.clone()), ..Record::default() });
+        let record = made_now(options.kernels, Record { recipe: Some(recipe.clone()), ..Record::default() });
         let position = Position {
             chunk: 0,
             carried_state: Vec::new(),
@@ -139,9 +149,8 @@ impl Run {
             lowest_loss: f64::INFINITY,
             text_hash: corpus.hash(),
         };
-        Run::new(
-            config, recipe, weights, record, position, tokenizer, corpus, kernels, folder, options, observe,
-        )
+        let beginning = Beginning { config, tokenizer, weights, record, position };
+        Run::new(beginning, recipe, corpus, folder, options, observe)
     }
 
     /// Goes on with the run that `checkpoint` was saved by, under `recipe` (the checkpoint's, possibly with
@@ -153,7 +162,6 @@ impl Run {
         checkpoint: &Checkpoint,
         recipe: Recipe,
         corpus: Corpus,
-        kernels: &'static Kernels,
         folder: RunFolder,
         options: Options,
         observe: &mut dyn FnMut(Event<'_>),
@@ -163,14 +171,15 @@ impl Run {
         if position.text_hash != corpus.hash() {
             return Err(TrainError::OtherText);
         }
-        let record = made_now(kernels, checkpoint.record());
-        let weights = |_: &mut Tokens| Ok(checkpoint.weights().to_vec());
         let carried = position.carried_state.clone();
-        let tokenizer = checkpoint.tokenizer().to_owned();
-        let config = checkpoint.config();
-        let mut run = Run::new(
-            config, recipe, weights, record, position, tokenizer, corpus, kernels, folder, options, observe,
-        )?;
+        let beginning = Beginning {
+            config: checkpoint.config(),
+            tokenizer: checkpoint.tokenizer().to_owned(),
+            weights: |_: &mut Tokens| Ok(checkpoint.weights().to_vec()),
+            record: made_now(options.kernels, checkpoint.record()),
+            position,
+        };
+        let mut run = Run::new(beginning, recipe, corpus, folder, options, observe)?;
         if carried.len() != run.trainer.network().carried_state().len() {
             let what = "its carried state doesn't fit its batch size".to_owned();
             return Err(CheckpointError::Damaged { path: checkpoint.path().to_owned(), what }.into());
@@ -183,20 +192,15 @@ impl Run {
         Ok(run)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the common end of the two constructors above")]
     fn new(
-        config: ModelConfig,
+        beginning: Beginning<impl FnOnce(&mut Tokens) -> Result<Vec<Line>, TokensError>>,
         recipe: Recipe,
-        weights: impl FnOnce(&mut Tokens) -> Result<Vec<Line>, TokensError>,
-        mut record: Record,
-        position: Position,
-        tokenizer: Tokenizer,
         corpus: Corpus,
-        kernels: &'static Kernels,
         mut folder: RunFolder,
         options: Options,
         observe: &mut dyn FnMut(Event<'_>),
     ) -> Result<Self, TrainError> {
+        let Beginning { config, tokenizer, weights, mut record, position } = beginning;
         config.validate()?;
         recipe.validate()?;
         let known = tokenizer.view().vocabulary_size();
@@ -223,7 +227,7 @@ impl Run {
         }
         record.dialogue = dialogue;
         let shape = (recipe.batch_size, recipe.seq_length);
-        let trainer = Trainer::new(config, kernels, weights(&mut training)?, shape, options.threads)?;
+        let trainer = Trainer::new(config, options.kernels, weights(&mut training)?, shape, options.threads)?;
         let streams = Streams::new(training, recipe.batch_size, recipe.seq_length, recipe.seed);
         let text = TextLoss {
             chars_per_token: training_chars as f64 / streams.tokens() as f64,
@@ -251,7 +255,6 @@ impl Run {
         };
         Ok(Run {
             config,
-            kernels,
             trainer,
             tokenizer,
             corpus,

@@ -8,6 +8,7 @@ use crate::tokenizer::MINIMUM_VOCABULARY;
 use crate::train::{Options, Size};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
+use shoestring_kernels::Kernels;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -183,10 +184,10 @@ pub enum RecipeName {
 }
 
 impl TrainArgs {
-    /// The options for a run that ends once `interrupt` is true.
-    pub fn options(&self, interrupt: Arc<AtomicBool>) -> Options {
+    /// The options for a run on `kernels` that ends once `interrupt` is true.
+    pub fn options(&self, kernels: &'static Kernels, interrupt: Arc<AtomicBool>) -> Options {
         let threads = self.threads.unwrap_or_else(cores);
-        Options { threads, save_every: self.save_every, interrupt }
+        Options { kernels, threads, save_every: self.save_every, interrupt }
     }
 }
 

@@ -64,7 +64,7 @@ impl Run {
     pub(super) fn validate(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), TokensError> {
         let start = self.clock.now();
         let (weights, text) = (self.trainer.average(), self.validation.stream());
-        let (stop, kernels) = (&*self.options.interrupt, self.kernels);
+        let (stop, kernels) = (&*self.options.interrupt, self.options.kernels);
         let evaluation = self.trainer.on_threads(|| evaluate_unless(stop, weights, kernels, text))?;
         let Some(evaluation) = evaluation else { return Ok(()) };
         self.times.validated = self.clock.now();
@@ -92,7 +92,7 @@ impl Run {
 
     /// A short text by the model: a reply to a greeting, or a passage.
     fn sample(&self) -> String {
-        let mut session = Session::new(self.trainer.average(), self.tokenizer.view(), self.kernels);
+        let mut session = Session::new(self.trainer.average(), self.tokenizer.view(), self.options.kernels);
         let mut sampler = Sampler::new(Sampling::default());
         let limits = Limits { max_tokens: SAMPLE_TOKENS, ..Limits::default() };
         let mut text = String::new();
@@ -211,7 +211,7 @@ impl Run {
         let (weights, average) = (training.weights(), checkpoint.weights());
         self.trainer.restore(weights, average, training.moments(), &position.carried_state);
         let recipe = self.record.recipe.take();
-        self.record = made_now(self.kernels, Record { recipe, ..checkpoint.record() });
+        self.record = made_now(self.options.kernels, Record { recipe, ..checkpoint.record() });
         self.position = Position { lr_scale, divergences, ..position };
         self.validated_at = None;
         self.metrics.restart(self.record.tokens, self.seconds());
@@ -260,7 +260,8 @@ mod tests {
     }
 
     fn options() -> Options {
-        Options { threads: 1, save_every: Duration::from_secs(3600), interrupt: Arc::default() }
+        let (kernels, save_every) = (Kernels::best(), Duration::from_secs(3600));
+        Options { kernels, threads: 1, save_every, interrupt: Arc::default() }
     }
 
     /// The run that left its newest checkpoint in `folder`, to go on at another rate or for another length.
@@ -270,7 +271,7 @@ mod tests {
         let mut recipe = checkpoint.record().recipe.unwrap();
         change(&mut recipe);
         let folder = RunFolder::open(folder, 2, Some(&checkpoint)).unwrap();
-        Run::resume(&checkpoint, recipe, corpus(), Kernels::best(), folder, options(), &mut |_| ()).unwrap()
+        Run::resume(&checkpoint, recipe, corpus(), folder, options(), &mut |_| ()).unwrap()
     }
 
     fn run(folder: &Path) -> Run {
@@ -288,8 +289,7 @@ mod tests {
         let folder = RunFolder::open(folder, 2, None).unwrap();
         let recipe =
             Recipe { batch_size: 4, seq_length: 16, length: RunLength::Epochs(3), ..default_recipe() };
-        let kernels = Kernels::best();
-        Run::start(config, recipe, tokenizer, corpus(), kernels, folder, options(), &mut |_| ()).unwrap()
+        Run::start(config, recipe, tokenizer, corpus(), folder, options(), &mut |_| ()).unwrap()
     }
 
     #[test]
