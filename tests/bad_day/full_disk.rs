@@ -93,12 +93,12 @@ fn on_a_full_disk_nothing_half_written_is_left_and_earlier_files_stay() {
         (&["tokenizer", "import", "exported/tokenizer.json", "-o", "out/tokenizer"], "tokenizer"),
     ];
     for (arguments, file) in commands {
-        // A model is put in the place of nothing but a model, and a tokenizer in that of a tokenizer.
-        let earlier = match arguments[0] {
-            "quantize" | "import" => workspace.read(model),
-            "tokenizer" => workspace.read("exported/tokenizer.json"),
-            _ => b"earlier".to_vec(),
-        };
+        // Nothing but a file of its kind is replaced.
+        let earlier = workspace.read(match arguments[0] {
+            "quantize" | "import" => model,
+            "export" => "exported/model.safetensors",
+            _ => "exported/tokenizer.json",
+        });
         workspace.write(&format!("out/{file}"), &earlier);
         with_little_disk(&workspace, 1, arguments).failure(1, &[&format!("out/{file}"), "File too large"]);
         assert_eq!(workspace.list("out"), [file], "{arguments:?}");
