@@ -94,11 +94,15 @@ fn on_a_full_disk_nothing_half_written_is_left_and_earlier_files_stay() {
     ];
     for (arguments, file) in commands {
         // Nothing but a file of its kind is replaced.
-        let earlier = workspace.read(match arguments[0] {
+        let mut earlier = workspace.read(match arguments[0] {
             "quantize" | "import" => model,
             "export" => "exported/model.safetensors",
             _ => "exported/tokenizer.json",
         });
+        if arguments[0] == "export" {
+            // Not what would be written.
+            earlier.extend(b"longer");
+        }
         workspace.write(&format!("out/{file}"), &earlier);
         with_little_disk(&workspace, 1, arguments).failure(1, &[&format!("out/{file}"), "File too large"]);
         assert_eq!(workspace.list("out"), [file], "{arguments:?}");
